@@ -1,0 +1,149 @@
+"""Image encoders: torchvision ResNets and a ViT, in a size for a laptop and in the size the papers use.
+
+Every encoder maps images (B, 1, H, W) in [0, 1] to a map of local features (B, C, h, w).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.models import resnet50
+from torchvision.models.resnet import BasicBlock
+
+GREY_MEAN, GREY_STD = 0.4978, 0.2449  # chest X-ray statistics stated in the MaCo papers
+
+
+def standardise(images: torch.Tensor) -> torch.Tensor:
+    """Images (B, 1, H, W) in [0, 1] to zero mean and unit spread. Raises ValueError for another shape.
+
+    Built in chapter 03_contrastive_baseline.
+    """
+    if images.ndim != 4 or images.shape[1] != 1:
+        raise ValueError(f"images must be (B, 1, H, W) in [0, 1], got {tuple(images.shape)}")
+    return (images - GREY_MEAN) / GREY_STD
+
+
+class ResNetEncoder(nn.Module):
+    """A residual network: images (B, 1, H, W) to a feature map (B, ``width``, H / stride, W / stride).
+
+    ``variant`` "lite": pixel-unshuffle stem (no pixel is thrown away), then torchvision basic blocks down to stride 8,
+    0.7 M parameters. "resnet50": torchvision's, from random weights. ``stage`` "layer3" (stride 16, width 1024, as
+    MedKLIP cuts it: equation K-2) or "layer4" (stride 32, width 2048) applies to resnet50 only.
+    Raises ValueError for an unknown variant or stage. Built in chapter 03_contrastive_baseline.
+    """
+
+    def __init__(self, variant: str = "lite", stage: str = "layer4"):
+        super().__init__()
+        if variant == "lite":
+            self.body, self.width, self.stride = _lite_body(), 128, 8
+        elif variant == "resnet50" and stage in ("layer3", "layer4"):
+            trunk = resnet50(weights=None)
+            kept = list(trunk.children())[: -3 if stage == "layer3" else -2]
+            self.body = nn.Sequential(*kept)
+            self.width, self.stride = (1024, 16) if stage == "layer3" else (2048, 32)
+        else:
+            raise ValueError(
+                f"no ResNet {variant!r} with stage {stage!r}; use 'lite', or 'resnet50' with layer3 | layer4"
+            )
+        self.variant = variant
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        pixels = standardise(images)
+        if self.variant == "resnet50":
+            pixels = pixels.expand(-1, 3, -1, -1)
+        return self.body(pixels.contiguous(memory_format=torch.channels_last))
+
+
+def _lite_body() -> nn.Sequential:
+    return nn.Sequential(
+        nn.PixelUnshuffle(4),
+        nn.Conv2d(16, 32, 3, padding=1, bias=False),
+        nn.BatchNorm2d(32),
+        nn.ReLU(inplace=True),
+        BasicBlock(32, 32),
+        _widen(32, 64, stride=2),
+        _widen(64, 128, stride=1),
+    )
+
+
+def _widen(inputs: int, outputs: int, stride: int) -> BasicBlock:
+    shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
+    return BasicBlock(inputs, outputs, stride=stride, downsample=shortcut)
+
+
+VIT_SIZES = {"lite": (128, 4, 4, 8), "b16": (768, 12, 12, 16)}  # width, depth, heads, patch
+
+
+class ViTEncoder(nn.Module):
+    """A vision transformer that may look at some patches only: equation M-1.
+
+    ``variant`` "lite" (width 128, 4 blocks, patch 8) or "b16" (width 768, 12 blocks, patch 16). Positions are fixed 2-D
+    sines and cosines. ``forward(images)`` gives the map (B, C, h, w); ``forward(images, visible)`` with patch indices
+    ``visible`` (B, n) encodes those alone and gives tokens (B, n, C). Raises ValueError when the image side is not a
+    multiple of the patch. Built in chapter 05_masked_contrastive.
+    """
+
+    def __init__(self, variant: str = "lite", image_size: int = 112):
+        super().__init__()
+        if variant not in VIT_SIZES:
+            raise ValueError(f"no ViT {variant!r}; use one of {sorted(VIT_SIZES)}")
+        self.width, depth, heads, self.stride = VIT_SIZES[variant]
+        if image_size % self.stride:
+            raise ValueError(f"image_size {image_size} is not a multiple of the patch side {self.stride}")
+        self.grid = image_size // self.stride
+        self.patches = nn.Conv2d(1, self.width, self.stride, stride=self.stride)
+        self.class_token = nn.Parameter(torch.randn(1, 1, self.width) * 0.02)
+        self.blocks = nn.ModuleList(_transformer_block(self.width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(self.width, eps=1e-6)
+        self.register_buffer("positions", sincos_positions(self.grid, self.width), persistent=False)
+
+    def forward(self, images: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
+        tokens = self.patches(standardise(images)).flatten(2).transpose(1, 2)
+        if tokens.shape[1] != self.positions.shape[0]:
+            raise ValueError(f"this ViT takes images of side {self.grid * self.stride}, got {tuple(images.shape)}")
+        tokens = tokens + self.positions
+        if visible is not None:
+            tokens = tokens.gather(1, visible.unsqueeze(-1).expand(-1, -1, self.width))
+        tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        tokens = self.norm(tokens)[:, 1:]
+        return tokens if visible is not None else tokens.transpose(1, 2).unflatten(2, (self.grid, self.grid))
+
+
+def _transformer_block(width: int, heads: int) -> nn.TransformerEncoderLayer:
+    return nn.TransformerEncoderLayer(
+        width, heads, 4 * width, dropout=0.0, activation=F.gelu, layer_norm_eps=1e-6, batch_first=True, norm_first=True
+    )
+
+
+def sincos_positions(grid: int, width: int) -> torch.Tensor:
+    """Fixed position codes (grid * grid, width): sines and cosines of the row, then of the column.
+
+    Raises ValueError when ``width`` is not a multiple of 4. Built in chapter 05_masked_contrastive.
+    """
+    if width % 4:
+        raise ValueError(f"width must be a multiple of 4, got {width}")
+    rates = torch.exp(torch.arange(width // 4) * (-math.log(10_000) / (width // 4)))
+    angles = torch.arange(grid).unsqueeze(1) * rates
+    axis = torch.cat([angles.sin(), angles.cos()], dim=1)
+    rows, columns = axis.repeat_interleave(grid, dim=0), axis.repeat(grid, 1)
+    return torch.cat([rows, columns], dim=1)
+
+
+IMAGE_ENCODERS = ("resnet_lite", "resnet50", "resnet50_layer3", "vit_lite", "vit_b16")
+
+
+def image_encoder(name: str, image_size: int) -> nn.Module:
+    """An image encoder by name, one of ``IMAGE_ENCODERS``; raises ValueError naming them otherwise."""
+    if name == "resnet_lite":
+        return ResNetEncoder("lite")
+    if name in ("resnet50", "resnet50_layer3"):
+        return ResNetEncoder("resnet50", "layer3" if name.endswith("layer3") else "layer4")
+    if name in ("vit_lite", "vit_b16"):
+        return ViTEncoder(name.removeprefix("vit_"), image_size)
+    raise ValueError(f"no image encoder {name!r}; use one of {', '.join(IMAGE_ENCODERS)}")

@@ -1,0 +1,260 @@
+"""Zero-shot classification: from scores to AUC with an interval, thresholds, and calibration.
+
+Built in chapter 03_contrastive_baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
+
+from medvlp_lite.studies import StudyDataset
+from medvlp_lite.systems.base import Query, System
+
+
+def image_batches(dataset: StudyDataset, device: torch.device, size: int = 64) -> Iterator[torch.Tensor]:
+    """The images of a data set in order, as float batches (<= size, 1, H, W) in [0, 1] on ``device``."""
+    for start in range(0, len(dataset), size):
+        images = torch.from_numpy(dataset.images[start : start + size])
+        yield images.unsqueeze(1).to(device).float().div_(255)
+
+
+@torch.no_grad()
+def score_dataset(system: System, dataset: StudyDataset, queries: Sequence[Query]) -> np.ndarray:
+    """The system's scores of every image for every query: float (N, Q). Built in chapter 03_contrastive_baseline."""
+    system.eval()
+    scores = [system.score(images, queries).float().cpu() for images in image_batches(dataset, system.device)]
+    return torch.cat(scores).numpy()
+
+
+@torch.no_grad()
+def embed_dataset(system: System, dataset: StudyDataset) -> np.ndarray:
+    """The system's image vectors: float (N, d). Built in chapter 03_contrastive_baseline."""
+    system.eval()
+    vectors = [system.embed_images(images).float().cpu() for images in image_batches(dataset, system.device)]
+    return torch.cat(vectors).numpy()
+
+
+def auc(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Area under the ROC curve over the known labels (N,): 0.5 is chance; NaN when one of the two classes is missing.
+
+    Labels are 1, 0 or NaN for unknown; unknown rows are left out, never counted as negative. Equation C-2.
+    Raises ValueError when a score is NaN. Built in chapter 03_contrastive_baseline.
+    """
+    known = ~np.isnan(labels)
+    if np.isnan(scores[known]).any():
+        raise ValueError(f"{int(np.isnan(scores[known]).sum())} of {int(known.sum())} scores are NaN")
+    if len(np.unique(labels[known])) < 2:
+        return float("nan")
+    return float(roc_auc_score(labels[known], scores[known]))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with the bounds of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True)
+class AucTable:
+    """AUC per class with bootstrap intervals, and their macro mean over the classes that have one."""
+
+    per_class: dict[str, Interval]
+    macro: Interval
+
+
+def auc_table(
+    labels: np.ndarray, scores: np.ndarray, names: Sequence[str], *, groups: Sequence[str] | None = None,
+    resamples: int = 200, seed: int = 0,
+) -> AucTable:  # fmt: skip
+    """AUC per class and macro, with percentile bootstrap intervals (95 %).
+
+    ``labels`` and ``scores`` are (N, Q); ``groups`` (N,) names patients, resampled whole so that two studies of one patient
+    never count as two. A class with only one kind of known label is left out of the macro mean.
+    Raises ValueError when shapes differ or no class can be scored. Built in chapter 03_contrastive_baseline.
+    """
+    if labels.shape != scores.shape or labels.shape[1] != len(names):
+        raise ValueError(f"labels {labels.shape}, scores {scores.shape} and {len(names)} names do not fit together")
+    values = _aucs(labels, scores)
+    if np.isnan(values).all():
+        raise ValueError("no class has both positive and negative studies; nothing can be scored")
+    draws = np.asarray([_aucs(labels[r], scores[r]) for r in _resamples(len(labels), groups, resamples, seed)])
+    scored = ~np.isnan(values)
+    per_class = {name: _interval(values[c], draws[:, c]) for c, name in enumerate(names) if scored[c]}
+    return AucTable(per_class, _interval(values[scored].mean(), np.nanmean(draws[:, scored], axis=1)))
+
+
+def _aucs(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    return np.asarray([auc(labels[:, c], scores[:, c]) for c in range(labels.shape[1])])
+
+
+def _resamples(count: int, groups: Sequence[str] | None, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    generator = np.random.default_rng(seed)
+    _, member = np.unique(np.arange(count) if groups is None else np.asarray(groups), return_inverse=True)
+    order = np.argsort(member, kind="stable")
+    rows_of = np.split(order, np.cumsum(np.bincount(member))[:-1])
+    for _ in range(resamples):
+        drawn = generator.integers(0, len(rows_of), len(rows_of))
+        yield np.concatenate([rows_of[g] for g in drawn])
+
+
+def _interval(value: float, draws: np.ndarray) -> Interval:
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    return Interval(float(value), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a threshold gives on known labels: F1, accuracy, sensitivity, specificity (C-2), and where it was chosen."""
+
+    threshold: float
+    chosen_on: str
+    f1: float
+    accuracy: float
+    sensitivity: float
+    specificity: float
+
+
+def best_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
+    """The score at which "score >= threshold" has the largest F1 on the known labels (C-3).
+
+    Raises ValueError when no known label is positive. Built in chapter 03_contrastive_baseline.
+    """
+    known = ~np.isnan(labels)
+    if not (labels[known] == 1).any():
+        raise ValueError("no positive label to choose a threshold on")
+    precision, recall, thresholds = precision_recall_curve(labels[known], scores[known])
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    return float(thresholds[int(np.argmax(f1[:-1]))])
+
+
+def decide(labels: np.ndarray, scores: np.ndarray, threshold: float, chosen_on: str) -> Decision:
+    """Count what "score >= threshold" gets right on the known labels (C-2). Built in chapter 03_contrastive_baseline."""
+    known = ~np.isnan(labels)
+    truth, positive = labels[known] == 1, scores[known] >= threshold
+    tp, tn = int((truth & positive).sum()), int((~truth & ~positive).sum())
+    fp, fn = int((~truth & positive).sum()), int((truth & ~positive).sum())
+    return Decision(
+        threshold=threshold,
+        chosen_on=chosen_on,
+        f1=2 * tp / max(2 * tp + fp + fn, 1),
+        accuracy=(tp + tn) / max(len(truth), 1),
+        sensitivity=tp / max(tp + fn, 1),
+        specificity=tn / max(tn + fp, 1),
+    )
+
+
+def max_f1(
+    test: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray] | None = None, threshold_from: str = "val"
+) -> Decision:
+    """F1 and accuracy on ``test`` = (labels, scores) at the F1-best threshold (C-3).
+
+    ``threshold_from`` "val" is honest. "test" picks the threshold on the labels it is then judged by, as the MedKLIP and
+    MedFILIP papers do, which flatters. Raises ValueError when "val" is asked for and not given.
+    Built in chapter 03_contrastive_baseline.
+    """
+    if threshold_from not in ("val", "test"):
+        raise ValueError(f"threshold_from must be 'val' or 'test', got {threshold_from!r}")
+    if threshold_from == "val" and val is None:
+        raise ValueError("threshold_from='val' needs val=(labels, scores)")
+    source = val if threshold_from == "val" else test
+    return decide(*test, best_threshold(*source), threshold_from)
+
+
+def calibration_curve(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> dict[str, np.ndarray]:
+    """Mean predicted probability and observed share of positives in equal-width bins, with counts; empty bins are left out.
+
+    Raises ValueError when a probability lies outside [0, 1]. Built in chapter 03_contrastive_baseline.
+    """
+    known = ~np.isnan(labels)
+    labels, probabilities = labels[known], probabilities[known]
+    if len(probabilities) and (probabilities.min() < 0 or probabilities.max() > 1):
+        raise ValueError(
+            f"probabilities must lie in [0, 1], got {probabilities.min():.3g} to {probabilities.max():.3g}"
+        )
+    place = np.minimum((probabilities * bins).astype(int), bins - 1)
+    used = np.unique(place)
+    return {
+        "predicted": np.asarray([probabilities[place == b].mean() for b in used]),
+        "observed": np.asarray([labels[place == b].mean() for b in used]),
+        "count": np.asarray([(place == b).sum() for b in used]),
+    }
+
+
+def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> float:
+    """The mean gap between predicted and observed share over ``calibration_curve``'s bins, weighted by counts; 0 is best.
+
+    Built in chapter 03_contrastive_baseline.
+    """
+    curve = calibration_curve(labels, probabilities, bins)
+    if not curve["count"].sum():
+        return float("nan")
+    return float(np.average(np.abs(curve["predicted"] - curve["observed"]), weights=curve["count"]))
+
+
+def platt_scaling(labels: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
+    """Slope and offset of the logistic curve that turns scores into probabilities, fitted on validation labels.
+
+    Built in chapter 03_contrastive_baseline.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    known = ~np.isnan(labels)
+    spread = float(scores[known].std()) or 1.0
+    model = LogisticRegression(C=1e6).fit(scores[known, None] / spread, labels[known].astype(int))
+    return float(model.coef_[0, 0]) / spread, float(model.intercept_[0])
+
+
+def apply_platt(scores: np.ndarray, slope: float, offset: float) -> np.ndarray:
+    """Probabilities from scores with the numbers of ``platt_scaling``."""
+    return 1 / (1 + np.exp(-(slope * scores + offset)))
+
+
+def roc_points(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """False and true positive rates of every threshold on the known labels. Built in chapter 03_contrastive_baseline."""
+    known = ~np.isnan(labels)
+    false_positive, true_positive, _ = roc_curve(labels[known], scores[known])
+    return false_positive, true_positive
+
+
+def nearest_neighbour_purity(vectors: np.ndarray, groups: Sequence[object], neighbours: int = 10) -> float:
+    """The share of each point's nearest neighbours (cosine) that belong to its own group, averaged: a number beside a t-SNE
+    that does not depend on the picture. Chance is the sum of squared group shares.
+
+    Raises ValueError when there are not more points than neighbours. Built in chapter 03_contrastive_baseline.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    groups = np.asarray(groups)
+    if len(groups) <= neighbours:
+        raise ValueError(f"need more than {neighbours} points, got {len(groups)}")
+    index = NearestNeighbors(n_neighbors=neighbours + 1, metric="cosine").fit(vectors)
+    found = index.kneighbors(vectors, return_distance=False)
+    others = [[i for i in row if i != own][:neighbours] for own, row in enumerate(found)]
+    return float(np.mean(groups[np.asarray(others)] == groups[:, None]))
+
+
+def mean_and_spread(values: Sequence[float]) -> Interval:
+    """Mean over seeds with a 95 % interval from Student's t; the interval of a single value is NaN."""
+    from scipy.stats import t
+
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        return Interval(float(values.mean()), float("nan"), float("nan"))
+    half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return Interval(float(values.mean()), float(values.mean() - half), float(values.mean() + half))
+
+
+def queries_about(names: Sequence[str], descriptions: Mapping[str, str] | None = None) -> list[Query]:
+    """One standard query per name, with a description where one is given."""
+    return [Query.about(name, (descriptions or {}).get(name, "")) for name in names]

@@ -1,0 +1,54 @@
+"""Maps of an embedding space. A map is a picture, not a measurement: show several seeds and a number beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from medvlp_lite.figures.style import MARKERS
+
+
+def project(vectors: np.ndarray, method: str = "tsne", *, seed: int = 0, perplexity: float = 30.0) -> np.ndarray:
+    """Vectors (N, d) to points (N, 2) by t-SNE or UMAP on cosine distance.
+
+    ``perplexity`` (UMAP: number of neighbours) is lowered when there are too few points. Raises ValueError for an unknown
+    method or fewer than 5 points. Built in chapter 03_contrastive_baseline.
+    """
+    if len(vectors) < 5:
+        raise ValueError(f"a map needs at least 5 points, got {len(vectors)}")
+    nearby = min(perplexity, (len(vectors) - 1) / 3)
+    if method == "tsne":
+        from sklearn.manifold import TSNE
+
+        return TSNE(perplexity=nearby, metric="cosine", init="random", random_state=seed).fit_transform(vectors)
+    if method == "umap":
+        import warnings
+
+        from umap import UMAP
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return UMAP(n_neighbors=max(2, int(nearby)), metric="cosine", random_state=seed).fit_transform(vectors)
+    raise ValueError(f"method must be 'tsne' or 'umap', got {method!r}")
+
+
+def plot_map(
+    points: np.ndarray, groups: Sequence[str], *, title: str, axes: Axes | None = None, legend: bool = True
+) -> Axes:
+    """Points (N, 2), one colour and marker per group."""
+    axes = axes or plt.subplots(figsize=(5.2, 4.2))[1]
+    groups = np.asarray(groups)
+    names = sorted(set(groups))
+    for place, (name, colour) in enumerate(zip(names, sns.color_palette("colorblind", len(names)))):
+        chosen = groups == name
+        axes.scatter(
+            *points[chosen].T, s=16, color=colour, marker=MARKERS[place % len(MARKERS)], label=name, linewidths=0
+        )
+    axes.set(xticks=[], yticks=[], title=title)
+    if legend:
+        axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize="small", markerscale=1.6)
+    return axes

@@ -1,0 +1,96 @@
+"""Radiographs with what is known about them drawn on top: masks as outlines, boxes as frames, heat maps as shade."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from medvlp_lite.figures.style import LINES
+from medvlp_lite.studies import Study
+
+
+def draw_study(study: Study, axes: Axes, *, title: str | None = None, outlines: bool = True) -> Axes:
+    """One radiograph; every present finding with a mask or boxes is outlined and named in the legend below.
+
+    Image left is the patient's right, as radiologists hang a film. Built in chapter 01_image_report_pairs.
+    """
+    image = study.image
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(title if title is not None else study.study_id, loc="left", fontsize="small")
+    sns.despine(ax=axes, left=True, bottom=True)
+    if outlines:
+        _outline_findings(study, axes, *image.shape)
+    return axes
+
+
+def _outline_findings(study: Study, axes: Axes, height: int, width: int) -> None:
+    shown = [f for f in study.findings if f.present and (f.mask is not None or f.boxes)]
+    colours = sns.color_palette("bright", max(len(shown), 1))
+    for place, finding in enumerate(shown):
+        style = {"color": colours[place], "linestyle": LINES[place % len(LINES)]}
+        if finding.mask is not None and finding.mask.any():
+            region = finding.region(height, width).astype(float)
+            axes.contour(region, levels=[0.5], colors=[style["color"]], linestyles=style["linestyle"], linewidths=1.3)
+        for box in finding.boxes:
+            corner = (box.x * width, box.y * height)
+            axes.add_patch(
+                Rectangle(corner, box.width * width, box.height * height, fill=False, linewidth=1.5, **style)
+            )
+        axes.plot([], [], label=describe_finding(finding), **style)
+    if shown:
+        axes.legend(
+            loc="upper left", bbox_to_anchor=(0, -0.01), fontsize="x-small", borderaxespad=0.2, handlelength=1.6
+        )
+
+
+def describe_finding(finding) -> str:
+    """Severity, entity, side and place in one line."""
+    words = (finding.severity, finding.entity, finding.side and f"({finding.side})", finding.position)
+    return " ".join(word for word in words if word)
+
+
+def show_studies(
+    studies: Sequence[Study],
+    *,
+    titles: Sequence[str] | None = None,
+    columns: int = 4,
+    outlines: bool = True,
+    side: float = 2.7,
+) -> Figure:
+    """A grid of radiographs with their findings outlined. Raises ValueError when there is none to show."""
+    if not studies:
+        raise ValueError("no study to show")
+    columns = min(columns, len(studies))
+    rows = -(-len(studies) // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(columns * side, rows * side * 1.18), squeeze=False)
+    for place, axes in enumerate(grid.flat):
+        if place < len(studies):
+            draw_study(studies[place], axes, title=titles[place] if titles else None, outlines=outlines)
+        else:
+            axes.set_axis_off()
+    figure.tight_layout()
+    return figure
+
+
+def draw_heatmap(
+    image: np.ndarray, heat: np.ndarray, axes: Axes, *, title: str = "", region: np.ndarray | None = None
+) -> Axes:
+    """A heat map (h, w) of any grid over an image (H, W), cells kept sharp, with the true region outlined.
+
+    The grid is stretched, never smoothed, so that the reader sees how coarse it is. Built in chapter 04_entity_fusion.
+    """
+    height, width = image.shape
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+    axes.imshow(heat, cmap="magma", alpha=0.5, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="nearest")
+    if region is not None and region.any():
+        axes.contour(region.astype(float), levels=[0.5], colors=["cyan"], linewidths=1.2)
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(title, loc="left", fontsize="small")
+    return axes

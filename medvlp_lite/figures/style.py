@@ -1,0 +1,29 @@
+"""One look for all figures: readable in light and dark pages, and not by colour alone."""
+
+from __future__ import annotations
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h", "d", "p")
+LINES = ("-", "--", "-.", ":")
+
+
+def use_style() -> None:
+    """Opaque white ground, colour-blind-safe palette, no top and right spines. Built in chapter 01_image_report_pairs."""
+    import matplotlib as mpl
+    import seaborn as sns
+
+    sns.set_theme(style="ticks", palette="colorblind", context="notebook", font_scale=0.9)
+    mpl.rcParams.update(
+        {
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",
+            "figure.dpi": 110,
+            "savefig.bbox": "tight",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlesize": "medium",
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "legend.frameon": False,
+            "image.cmap": "gray",
+        }
+    )

@@ -1,0 +1,133 @@
+"""Where a number comes from: one JSON record per run, with everything needed to make it again."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).parent
+
+
+@dataclass
+class RunRecord:
+    """One run: what was run, on what, with which code and data, and what came out.
+
+    Use ``RunRecord.start(...)``, fill ``metrics``, then ``finish()``. Built in chapter 03_contrastive_baseline.
+    """
+
+    name: str
+    profile: str
+    seeds: list[int]
+    data: str
+    commit: str = ""
+    source: str = ""
+    device: str = ""
+    packages: dict[str, str] = field(default_factory=dict)
+    started: str = ""
+    seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+    settings: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def start(
+        cls, name: str, *, profile: str, seeds: list[int], data: str, settings: dict[str, Any] | None = None
+    ) -> RunRecord:
+        """A record of a run that begins now; ``data`` is the fingerprint of its data set."""
+        from medvlp_lite.training import source_fingerprint
+
+        record = cls(name, profile, seeds, data, settings=settings or {})
+        record.commit, record.source, record.device = commit(), source_fingerprint(), device_name()
+        record.packages = package_versions()
+        record.started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        record._clock = time.perf_counter()
+        return record
+
+    def finish(self) -> RunRecord:
+        """Stop the clock and read the peak memory."""
+        self.seconds = round(time.perf_counter() - self._clock, 1)
+        self.peak_memory_mb = round(peak_memory_mb(), 1)
+        return self
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``<folder>/<name>-<profile>.json`` and return its path."""
+        path = Path(folder) / f"{self.name}-{self.profile}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(_plain(asdict(self)), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> RunRecord:
+        """Read a saved record. Raises ValueError naming the file when it is not one."""
+        try:
+            return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a run record: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    """Only what JSON knows; NaN and infinity, which JSON does not know, become null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+def commit() -> str:
+    """The commit of the checkout, with "+changes" if the library was edited; "" outside a checkout."""
+    try:
+        head = _git("rev-parse", "--short=12", "HEAD")
+        return head + ("+changes" if _git("status", "--porcelain", "--", str(PACKAGE)) else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(PACKAGE), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def device_name() -> str:
+    """The accelerator's name, or the processor's with its number of threads."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a number."""
+    from importlib.metadata import version
+
+    names = ("medvlp-lite", "torch", "torchvision", "transformers", "accelerate", "numpy", "scikit-learn")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except ModuleNotFoundError:
+            continue
+    return found
+
+
+def peak_memory_mb() -> float:
+    """Peak resident memory of this process in MB; NaN where the platform does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)

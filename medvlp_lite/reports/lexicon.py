@@ -1,0 +1,210 @@
+"""The words of a chest X-ray report: tokens, lemmas, and one longest-match pass over a sentence.
+
+The lexicon lives in ``data/lexicon.json`` (findings) and ``data/context.json`` (sites, sides, grades, scope cues).
+Built in chapter 02_reports_to_triplets.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+DATA = Path(__file__).parent / "data"
+TOKEN = re.compile(r"[A-Za-z]+|\d+(?:\.\d+)?|[,:/()]")
+BRITISH = (("oe", "e"), ("ae", "e"), ("our", "or"), ("ise", "ize"), ("yse", "yze"), ("tre", "ter"))
+
+
+class Item(NamedTuple):
+    """A lexicon phrase found in a sentence: tokens [first, last), what kind of phrase, and what it stands for."""
+
+    first: int
+    last: int
+    kind: str
+    value: str
+
+
+class Token(NamedTuple):
+    """A word: its lemma (None if the lexicon does not know it) and its character offsets in the sentence."""
+
+    lemma: str | None
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A finding: its name, MedKLIP entity (one of 75), MedFILIP category (one of 61, or empty) and usual site."""
+
+    name: str
+    entity: str
+    category: str = ""
+    site: str = ""
+    needs: tuple[str, ...] = ()
+
+
+@dataclass
+class Lexicon:
+    """Phrases by their first lemma, longest first; see ``load``. Built in chapter 02_reports_to_triplets."""
+
+    concepts: dict[str, Concept]
+    observations: dict[str, dict[str, str]]
+    phrases: dict[str, list[tuple[tuple[str, ...], list[tuple[str, str]]]]] = field(default_factory=dict)
+    words: set[str] = field(default_factory=set)
+    forms: dict[str, str] = field(default_factory=dict)
+    drop: frozenset[str] = frozenset()
+    lemmas: dict[str, tuple[str | None, ...]] = field(default_factory=dict)
+    fuzzy: dict[str, str] = field(default_factory=dict)
+
+    def add(self, phrase: str, kind: str, value: str) -> None:
+        """Register one phrase (lemmas with blanks between) under ``kind``."""
+        words = tuple(phrase.split())
+        self.words.update(words)
+        entries = self.phrases.setdefault(words[0], [])
+        for known, meanings in entries:
+            if known == words:
+                if (kind, value) not in meanings:
+                    meanings.append((kind, value))
+                return
+        entries.append((words, [(kind, value)]))
+
+    def freeze(self) -> None:
+        """Sort phrases longest first and index long words for misspellings by one deleted letter."""
+        for entries in self.phrases.values():
+            entries.sort(key=lambda entry: -len(entry[0]))
+        for word in self.words | set(self.forms):
+            if len(word) >= 8:
+                for i in range(len(word)):
+                    self.fuzzy.setdefault(word[:i] + word[i + 1 :], word)
+
+    def lemma(self, word: str) -> tuple[str | None, ...]:
+        """The lemma of a lower-case word: usually one, two for words run together, (None,) if it is not known."""
+        found = self.lemmas.get(word)
+        if found is None:
+            if len(self.lemmas) > 200_000:
+                self.lemmas.clear()
+            found = self.lemmas[word] = self._find_lemma(word)
+        return found
+
+    def _known(self, word: str) -> str | None:
+        if word in self.words:
+            return word
+        if word in self.forms:
+            return self.forms[word]
+        for ending, replacement in (("ies", "y"), ("es", ""), ("s", "")):
+            if word.endswith(ending) and len(word) > 4:
+                stem = word[: -len(ending)] + replacement
+                if stem in self.words:
+                    return stem
+                if stem in self.forms:
+                    return self.forms[stem]
+        return None
+
+    def _find_lemma(self, word: str) -> tuple[str | None, ...]:
+        if word in self.drop:
+            return ()
+        known = self._known(word)
+        if known is None:
+            for british, american in BRITISH:
+                if british in word and (known := self._known(word.replace(british, american))):
+                    break
+        if known is not None:
+            return (known,)
+        for cut in range(len(word) - 4, 1, -1):  # words run together: "costophrenicangle"
+            left, right = self._known(word[:cut]), self._known(word[cut:])
+            if left and right and (cut >= 4 or word[:cut] in ("no", "the", "and", "or", "of", "is")):
+                return (left, right)
+        if len(word) >= 8:
+            for i in range(len(word)):
+                near = self.fuzzy.get(word[:i] + word[i + 1 :]) or self.fuzzy.get(word)
+                if near and near[0] == word[0] and abs(len(near) - len(word)) <= 1:
+                    return (self._known(near),)
+        return (None,)
+
+    def tokens(self, sentence: str) -> list[Token]:
+        """Tokens of a sentence; articles, hyphens and de-identification gaps (XXXX) are left out."""
+        out: list[Token] = []
+        lemmas = self.lemmas
+        for match in TOKEN.finditer(sentence):
+            text = match.group()
+            start, end = match.span()
+            if text == "C":  # keep single capitals as unknown words
+                out.append(Token(None, start, end))
+                continue
+            word = text.lower()
+            found = lemmas.get(word)
+            if found is None:
+                found = self.lemma(word)
+            for lemma in found:
+                out.append(Token(lemma, start, end))
+        return out
+
+    def items(self, tokens: list[Token]) -> list[Item]:
+        """All phrases in one left-to-right pass, longest first; a phrase with several meanings gives several items."""
+        out: list[Item] = []
+        lemmas = tuple(token[0] for token in tokens)
+        phrases, position, count = self.phrases, 0, len(lemmas)
+        while position < count:
+            entries = phrases.get(lemmas[position])
+            if entries is not None:
+                for words, meanings in entries:
+                    size = len(words)
+                    if size == 1 or lemmas[position : position + size] == words:
+                        for kind, value in meanings:
+                            out.append(Item(position, position + size, kind, value))
+                        position += size
+                        break
+                else:
+                    position += 1
+            else:
+                position += 1
+        return out
+
+
+def _context_phrases(context: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for kind, group in (("site", "sites"), ("zone", "zones"), ("grade", "grades"), ("change", "changes")):
+        for value, phrases in context[group].items():
+            yield from ((phrase, kind, value) for phrase in phrases)
+    for value, phrases in context["normal"].items():
+        yield from ((phrase, "normal", value) for phrase in phrases)
+    for kind in ("hedges", "hedges_after"):
+        for value, phrases in context[kind].items():
+            yield from ((phrase, kind, value) for phrase in phrases)
+    for kind in ("negation_before", "negation_after", "pseudo", "stops", "history", "advice", "verbs", "prepositions"):
+        yield from ((phrase, kind, phrase) for phrase in context[kind])
+    yield from ((phrase, "passive", phrase) for phrase in context["passive"])
+    yield from ((phrase, "side", "bilateral") for phrase in context["paired"])
+    yield from ((side, "side", side) for side in ("left", "right"))
+    yield from ((word, "zone", zone) for word, zone in context["both_words"].items())
+    yield from ((mark, "joint", mark) for mark in (",", "and", "or", "/", ":", "(", ")", "with"))
+
+
+@lru_cache(maxsize=1)
+def load() -> Lexicon:
+    """The package's lexicon, read once from its data files."""
+    findings = json.loads((DATA / "lexicon.json").read_text(encoding="utf-8"))
+    context = json.loads((DATA / "context.json").read_text(encoding="utf-8"))
+    concepts = {
+        name: Concept(name, row["entity"], row["category"], row["site"], tuple(row.get("needs", ())))
+        for name, row in (findings["findings"] | findings["derived"]).items()
+    }
+    lexicon = Lexicon(concepts, findings["observations"], drop=frozenset(context["drop"]))
+    lexicon.words.update(context["known"], (",", ":", "/", "(", ")"))
+    for lemma, forms in context["lemmas"].items():
+        lexicon.words.add(lemma)
+        lexicon.forms.update((form, lemma) for form in forms)
+    for name, row in findings["findings"].items():
+        for term in row["terms"]:
+            lexicon.add(term, "finding", name)
+    for word in findings["observations"]:
+        lexicon.add(word, "observation", word)
+    for phrase in findings["ignored_terms"]:
+        lexicon.add(phrase, "ignored", phrase)
+    for phrase, kind, value in _context_phrases(context):
+        lexicon.add(phrase, kind, value)
+    lexicon.freeze()
+    return lexicon

@@ -1,0 +1,131 @@
+"""Scope rules: is a finding asserted, denied, or only considered?
+
+The rules follow NegEx (Chapman et al. 2001) and ConText (Harkema et al. 2009): a cue governs what follows (or precedes) it up
+to the end of its clause; a pseudo-cue ("no change in") governs nothing; a termination word ("but", "however") ends the clause.
+
+Why not medspaCy, negspaCy or spaCy: they implement the same two algorithms, but run a full spaCy pipeline per report
+(tens to a few hundred reports per second and core, against the several thousand reached here), and still need what
+follows as custom rules: commas that open a new statement, alternatives ("X or Y"), hedges of two strengths, de-identification gaps and words
+run together. They would also be the package's only use of spaCy. The rule below is small enough to read in a chapter.
+Built in chapter 02_reports_to_triplets.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .lexicon import Item, Token
+
+OPENERS = frozenset(("change", "grade", "side"))
+STATIVE = ("be", "appear", "remain", "show", "demonstrate", "look", "have", "reveal", "contain", "persist")
+
+
+class Status(NamedTuple):
+    """``present`` True, False or None; the cue behind a negation or hedge; ``hypothetical`` = history or advice, to be ignored."""
+
+    present: bool | None = True
+    negation: str | None = None
+    hedge: str | None = None
+    strength: str | None = None
+    hypothetical: bool = False
+
+
+def clauses(items: list[Item], count: int) -> list[int]:
+    """Token positions at which a new clause begins, the first always 0 and the last ``count``.
+
+    A clause begins at a termination word, and at a comma or "and" that opens a statement with its own verb
+    ("no effusion, and the heart is enlarged").
+    """
+    starts = {0, count}
+    seen_statement = False
+    for index, item in enumerate(items):
+        kind = item.kind
+        if kind == "stops":
+            starts.add(item.first)
+            seen_statement = False
+        elif kind == "verbs" or kind == "negation_before":
+            seen_statement = True
+        elif kind == "joint" and seen_statement and item.value in (",", "and", "with", ":"):
+            if _opens_statement(items, index):
+                starts.add(item.first)
+                seen_statement = False
+    return sorted(starts)
+
+
+def _opens_statement(items: list[Item], index: int) -> bool:
+    """Whether what follows the joint at ``index`` is a statement of its own: a subject and a verb before the next joint."""
+    subject = False
+    first = index + 1
+    for position in range(first, len(items)):
+        kind = items[position].kind
+        if kind == "joint" or kind == "stops":
+            return False
+        if kind == "negation_before" and not subject:
+            return True
+        if kind in ("finding", "observation", "site", "zone", "normal"):
+            if kind == "normal" and position == first:
+                return items[position].value not in ("clear", "free")
+            subject = True
+        elif kind == "change" and position == first:
+            return True
+        elif kind == "verbs" and subject:
+            following = items[position + 1] if position + 1 < len(items) else None
+            return following is None or following.kind != "passive"
+    return False
+
+
+def status(target: Item, clause: list[Item], sentence: list[Item]) -> Status:
+    """The status of one finding from the cues of its clause; advice and history reach over the whole sentence."""
+    first, last = target.first, target.last
+    for item in sentence:
+        if item.first >= first:
+            break
+        if item.kind == "advice":
+            return Status(present=None, hypothetical=True)
+        if item.kind == "history" and item.first >= clause[0].first:
+            return Status(present=None, hypothetical=True)
+    negation = hedge = strength = None
+    joint = False
+    for item in clause:
+        kind = item.kind
+        if item.last <= first:
+            if kind == "negation_before":
+                negation, hedge, strength, joint = item.value, None, None, False
+            elif kind == "hedges" and item.kind != "pseudo":
+                if negation is None or joint:
+                    negation, hedge, strength = None, item.value, _stronger(strength, item)
+                joint = False
+            elif kind == "joint":
+                joint = item.value in (",", "and", "with") or (joint and item.value == "or")
+        elif item.first >= last:
+            if kind == "negation_after" and negation is None:
+                return Status(False, item.value)
+            if kind == "hedges_after" and _reaches(target, item, clause):
+                hedge, strength = item.value, item.value
+            if kind == "finding" and _separate(last, item.first, clause):
+                break
+    if negation is not None:
+        return Status(False, negation, hedge, strength)
+    if hedge is not None:
+        return Status(None if strength == "possible" else True, None, hedge, strength)
+    return Status()
+
+
+def _stronger(strength: str | None, item: Item) -> str:
+    return "possible" if strength == "possible" else item.value
+
+
+def _reaches(target: Item, cue: Item, clause: list[Item]) -> bool:
+    """A hedge after the finding reaches back over lists, not over another verb phrase."""
+    return not any(item.kind == "hedges" and target.last <= item.first < cue.first for item in clause)
+
+
+def _separate(start: int, end: int, clause: list[Item]) -> bool:
+    """Whether a verb stands between two findings, so that what follows the second is not about the first."""
+    return any(item.kind == "verbs" and start <= item.first < end for item in clause)
+
+
+def alternatives(first: Item, second: Item, between: list[Item], tokens: list[Token]) -> bool:
+    """Whether two findings are offered as alternatives: "scarring or atelectasis", "effusion versus thickening"."""
+    words = [tokens[i].lemma for i in range(first.last, second.first)]
+    return len(words) <= 4 and any(word in ("or", "/", "versus", "vs") for word in words)

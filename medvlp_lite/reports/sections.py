@@ -1,0 +1,50 @@
+"""Sections and sentences of a report: which parts describe the image, and where each sentence begins.
+
+Indication, history, comparison and technique are not findings: what stands only there was not seen.
+Built in chapter 02_reports_to_triplets.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+CONTEXT = (
+    "indications?|clinical indications?|reason for (?:the )?(?:exam(?:ination)?|study|visit)|history|clinical history|"
+    "clinical information|clinical details|clinical data|clinical statement|patient history|comparisons?|"
+    "comparison (?:study|studies)|technique|procedure|examination|exam|study|views?|signs and symptoms|symptoms|"
+    "recommendations?|additional history|dictated by|signed by|date|priors?"
+)
+BODY = (
+    "findings?|impressions?|conclusions?|opinion|summary|interpretation|report|final report|findings and impression|"
+    "findings/impression|addendum|result|results|observations?|wet read|preliminary report|diagnosis"
+)
+HEADING = re.compile(
+    rf"(?:^|(?<=\n)|(?<=[.:;])[ \t]*)[ \t]*(?:(?P<context>{CONTEXT})|(?P<body>{BODY}))[ \t]*(?::|\n|-(?=\s))", re.IGNORECASE
+)
+ABBREVIATIONS = r"(?<!\bvs)(?<!\bVs)(?<!\bDr)(?<!\bapprox)(?<!\be\.g)(?<!\bi\.e)"
+BOUNDARY = re.compile(
+    rf"{ABBREVIATIONS}\.+(?!\d)|(?<=[a-z])\.(?=\d)|[?!;]+|\n[ \t]*\n|\n(?=[ \t]*(?:[-*•]|\d+[.)]|[A-Z][a-z]))"
+)
+
+
+def sections(report: str) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) of the parts that describe the image; text before any heading counts as such."""
+    start, describes = 0, True
+    for heading in HEADING.finditer(report):
+        if describes and heading.start() > start:
+            yield start, heading.start()
+        start, describes = heading.end(), heading["body"] is not None
+    if describes and start < len(report):
+        yield start, len(report)
+
+
+def sentences(report: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) of each sentence in report[start:end]; also splits "pneumothorax.There", not "1.2 cm"."""
+    first = start
+    for boundary in BOUNDARY.finditer(report, start, end):
+        if boundary.start() > first:
+            yield first, boundary.start()
+        first = boundary.end()
+    if first < end:
+        yield first, end

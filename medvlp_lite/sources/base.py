@@ -1,0 +1,108 @@
+"""What every loader shares: the answer it gives, the sentence it fails with, and how tables and image folders are read."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medvlp_lite.studies import Study
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+class SourceError(ValueError):
+    """A data set cannot be read: one sentence that names the file (and row) and says what to do."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a loader returns: the studies, what it left out and why, and what it kept but a reader should know.
+
+    ``skipped`` and ``notes`` map a reason to a count. Built in chapter 01_image_report_pairs.
+    """
+
+    source: str
+    studies: list[Study] = field(repr=False)
+    skipped: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """One line: how many studies, patients and images, what was skipped, and what to know."""
+        patients = len({study.patient_id for study in self.studies})
+        images = sum(study.pixels is not None for study in self.studies)
+        line = f"{self.source}: {len(self.studies)} studies of {patients} patients, {images} with an image"
+        for title, counts in (("skipped", self.skipped), ("note", self.notes)):
+            listed = ", ".join(f"{reason} {count}" for reason, count in counts.items() if count)
+            line += f"; {title}: {listed}" if listed else ""
+        return line
+
+    def __str__(self) -> str:
+        return self.summary
+
+    def __len__(self) -> int:
+        return len(self.studies)
+
+
+def loaded(source: str, studies: list[Study], skipped: Counter, notes: Counter) -> Loaded:
+    """Put a loader's answer together. Raises SourceError when not one study is left."""
+    if not studies:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in skipped.items()) or "its tables have no rows"
+        raise SourceError(f"{source}: no study could be loaded ({reasons}); check that the set's folder is complete")
+    return Loaded(source, studies, dict(skipped), dict(notes))
+
+
+def read_rows(path: Path, required: Iterable[str], *, comment: str | None = None) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows of a CSV file as (line number, {column: stripped text}); lines that start with ``comment`` are passed over.
+
+    Raises SourceError for a missing file, a missing column, a row that is too short, or text that is not UTF-8.
+    """
+    required = list(required)
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            rows = ((reader.line_num, row) for row in reader if row and not (comment and row[0].startswith(comment)))
+            _, header = next(rows, (0, []))
+            header = [name.strip() for name in header]
+            missing = [name for name in required if name not in header]
+            if missing:
+                raise SourceError(f"{path} lacks the column {missing[0]!r}; fetch the official file again")
+            width = max(header.index(name) for name in required) + 1
+            for line, row in rows:
+                if not any(cell.strip() for cell in row):
+                    continue
+                if len(row) < width:
+                    raise SourceError(
+                        f"{path}, line {line}: {len(row)} cells where at least {width} are due; fetch the official file again"
+                    )
+                yield line, {name: cell.strip() for name, cell in zip(header, row) if name}
+    except FileNotFoundError:
+        raise SourceError(f"{path} is missing; put the official file there") from None
+    except UnicodeDecodeError:
+        raise SourceError(f"{path} is not UTF-8 text; save it as UTF-8 or fetch the official file again") from None
+    except (csv.Error, OSError) as error:
+        raise SourceError(f"{path} cannot be read ({error}); fetch the official file again") from None
+
+
+def number(row: dict[str, str], column: str, path: Path, line: int) -> float:
+    """A cell as a float. Raises SourceError naming file, line and column."""
+    try:
+        return float(row[column])
+    except ValueError:
+        raise SourceError(f"{path}, line {line}: {column.strip()!r} must be a number, got {row[column]!r}") from None
+
+
+def image_files(folders: Iterable[Path], suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Iterator[Path]:
+    """The image files that lie in these folders, sorted; a folder that is not there is passed over."""
+    for folder in folders:
+        if folder.is_dir():
+            yield from sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+
+
+def natural(text: str) -> list[tuple[int, str]]:
+    """A sort key that puts 2 before 10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]

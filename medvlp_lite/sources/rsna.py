@@ -1,0 +1,126 @@
+"""RSNA pneumonia detection challenge 2018: radiologists' boxes around lung opacities, on images of ChestX-ray14.
+
+Shih et al., Radiology: Artificial Intelligence 2019;1:e180041.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from medvlp_lite.sources.base import IMAGE_SUFFIXES, Loaded, SourceError, image_files, loaded, number, read_rows
+from medvlp_lite.sources.registry import locate
+from medvlp_lite.studies import Box, Finding, Study, read_image
+
+LICENCE = "RSNA challenge terms: research, education and other use with attribution; images by NIH Clinical Center"
+HOME = "https://www.rsna.org/education/ai-resources-and-training/ai-image-challenge/rsna-pneumonia-detection-challenge-2018"
+CLASSES = ("Normal", "No Lung Opacity / Not Normal", "Lung Opacity")
+BOX_GRID = 1024
+
+
+def read_dicom(path: Path) -> np.ndarray:
+    """Read a DICOM radiograph as uint8 grey (H, W), bright bone. Raises ValueError naming the file."""
+    try:
+        import pydicom
+    except ImportError:
+        raise ValueError(_no_pydicom(path)) from None
+    try:
+        dataset = pydicom.dcmread(path)
+        values = dataset.pixel_array
+    except Exception as error:  # pydicom raises many kinds, one per damaged element
+        raise ValueError(f"DICOM file {path} cannot be read ({error}); delete it and fetch it again") from error
+    if values.ndim != 2:
+        raise ValueError(f"DICOM file {path} holds an array {values.shape}, not one grey image; take it out of the folder")
+    if values.dtype != np.uint8:
+        low, high = float(values.min()), float(values.max())
+        values = ((values.astype(np.float64) - low) * (255 / max(high - low, 1.0))).round().astype(np.uint8)
+    return 255 - values if dataset.get("PhotometricInterpretation") == "MONOCHROME1" else values
+
+
+def _no_pydicom(path: Path) -> str:
+    return f"{path} is a DICOM file and pydicom is not installed; run: pip install pydicom (or convert the images to PNG)"
+
+
+def _classes(root: Path) -> dict[str, str]:
+    path = root / "stage_2_detailed_class_info.csv"
+    classes: dict[str, str] = {}
+    if path.is_file():
+        for line, row in read_rows(path, ("patientId", "class")):
+            if row["class"] not in CLASSES:
+                raise SourceError(f"{path}, line {line}: unknown class {row['class']!r}; fetch the official file again")
+            if classes.setdefault(row["patientId"], row["class"]) != row["class"]:
+                raise SourceError(f"{path}, line {line}: {row['patientId']} has two classes; fetch the official file again")
+    return classes
+
+
+def _twins(root: Path) -> dict[str, str]:
+    path = root / "rsna_to_nih.csv"
+    if not path.is_file():
+        return {}
+    return {row["patientId"]: row["Image Index"] for _, row in read_rows(path, ("patientId", "Image Index"))}
+
+
+def _boxes(path: Path) -> dict[str, tuple[Box, ...]]:
+    """patientId -> boxes (none: no opacity), rows grouped. Raises SourceError on a contradiction, naming the line."""
+    boxes: dict[str, tuple[Box, ...]] = {}
+    sides = ("x", "y", "width", "height")
+    for line, row in read_rows(path, ("patientId", *sides, "Target")):
+        name, target = row["patientId"], row["Target"]
+        if target not in ("0", "1"):
+            raise SourceError(f"{path}, line {line}: Target must be 0 or 1, got {target!r}; fetch the official file again")
+        if name in boxes and bool(boxes[name]) != (target == "1"):
+            raise SourceError(f"{path}, line {line}: {name} has Target 0 and 1; fetch the official file again")
+        found = boxes.get(name, ())
+        if target == "1":
+            values = [number(row, side, path, line) for side in sides]
+            try:
+                found = (*found, Box.from_pixels(*values, image_size=(BOX_GRID, BOX_GRID)))
+            except ValueError as error:
+                raise SourceError(f"{path}, line {line}: {error}; fetch the official file again") from None
+        boxes[name] = found
+    return boxes
+
+
+def load(root: Path | str | None = None, *, require_image: bool = True) -> Loaded:
+    """Load the RSNA pneumonia challenge: one study per image, with finding "opacity" present with its boxes, or absent.
+
+    The official ``patientId`` names an image. ``rsna_to_nih.csv`` (columns ``patientId,Image Index``) tells which NIH image
+    it is: the study then carries the NIH patient's id, so that a split by patient keeps the twins together; without it
+    the study counts as its own patient, and ``notes`` says how many do. Images are png, jpg or DICOM (needs pydicom).
+    Raises SourceError naming file and line. Built in chapter 01_image_report_pairs.
+    """
+    root = locate("rsna", root)
+    folder = root / "stage_2_train_images"
+    files = {path.stem: path for path in image_files([folder], (".dcm",))}
+    files |= {path.stem: path for path in image_files([folder], IMAGE_SUFFIXES)}
+    classes, twins = _classes(root), _twins(root)
+    has_pydicom = importlib.util.find_spec("pydicom") is not None
+    studies: list[Study] = []
+    skipped, notes = Counter(), Counter()
+    for name, boxes in _boxes(root / "stage_2_train_labels.csv").items():
+        path, twin = files.get(name), twins.get(name)
+        if path is None and require_image:
+            skipped["image file not here"] += 1
+            continue
+        if path and path.suffix.lower() == ".dcm" and not has_pydicom:
+            raise SourceError(_no_pydicom(path))
+        reader = read_dicom if path and path.suffix.lower() == ".dcm" else read_image
+        notes["with boxes"] += bool(boxes)
+        notes["NIH twin unknown, counted as its own patient"] += twin is None
+        studies.append(
+            Study(
+                study_id=f"rsna-{name}",
+                patient_id=twin[:8] if twin else name,
+                source="rsna",
+                pixels=partial(reader, path) if path else None,
+                findings=(Finding("opacity", bool(boxes), boxes=boxes),),
+                licence=LICENCE,
+                url=HOME,
+                meta={"nih_image": twin, "class": classes.get(name), "labels_from": "radiologists"},
+            )
+        )
+    return loaded("rsna", studies, skipped, notes)

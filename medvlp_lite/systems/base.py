@@ -1,0 +1,131 @@
+"""The one interface that every system offers, so that all of them meet the same test in one run."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from medvlp_lite.encoders.text import ReportTokenizer
+from medvlp_lite.studies import Batch
+
+POSITIVE_TEMPLATES = ("There is {}.", "{} is present.")
+NEGATIVE_TEMPLATES = ("There is no {}.", "No evidence of {}.")
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is asked of an image: a name, sentences that affirm it, sentences that deny it, and a description.
+
+    Each system uses the part its paper uses. Built in chapter 03_contrastive_baseline.
+    """
+
+    name: str
+    positive: tuple[str, ...]
+    negative: tuple[str, ...] = ()
+    description: str = ""
+
+    @classmethod
+    def about(cls, name: str, description: str = "") -> Query:
+        """The standard question about an entity: affirming and denying sentences filled with its name."""
+        affirm = tuple(template.format(name).capitalize() for template in POSITIVE_TEMPLATES)
+        deny = tuple(template.format(name).capitalize() for template in NEGATIVE_TEMPLATES)
+        return cls(name, affirm, deny, description)
+
+
+@dataclass
+class LossTerms:
+    """Named scalar loss terms and their weights; a term without a weight counts once. Built in chapter 03_contrastive_baseline."""
+
+    terms: dict[str, torch.Tensor]
+    weights: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def total(self) -> torch.Tensor:
+        """The weighted sum that is optimised."""
+        return torch.stack([self.weights.get(name, 1.0) * term for name, term in self.terms.items()]).sum()
+
+
+class System(nn.Module, ABC):
+    """A vision-language system: one loss to train it and four ways to ask it something.
+
+    A subclass sets ``config`` (a plain dict that rebuilds it) and ``tokenizer`` and defines the abstract methods.
+    Images are (B, 1, H, W) in [0, 1]. Built in chapter 03_contrastive_baseline.
+    """
+
+    registry: ClassVar[dict[str, type[System]]] = {}
+    name: ClassVar[str] = ""
+    config: dict[str, Any]
+    tokenizer: ReportTokenizer
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if cls.name:
+            System.registry[cls.name] = cls
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> LossTerms:
+        """The training loss on a batch."""
+
+    @abstractmethod
+    def embed_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Unit vectors (B, d)."""
+
+    @abstractmethod
+    def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """Unit vectors (len(texts), d)."""
+
+    @abstractmethod
+    def score(self, images: torch.Tensor, queries: Sequence[Query]) -> torch.Tensor:
+        """How much each image speaks for each query: (B, Q), larger is more; comparable within a query only."""
+
+    @abstractmethod
+    def heatmap(self, images: torch.Tensor, queries: Sequence[Query]) -> torch.Tensor:
+        """Where each image speaks for each query: (B, Q, h, w) on the system's own grid, larger is more."""
+
+    def forward(self, batch: Batch) -> LossTerms:
+        return self.loss(batch)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``model.safetensors``, ``config.json`` and ``tokenizer.json`` to ``folder``."""
+        from safetensors.torch import save_model
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(self, str(folder / "model.safetensors"))
+        (folder / "config.json").write_text(
+            json.dumps({"system": self.name, **self.config}, indent=2), encoding="utf-8"
+        )
+        (folder / "tokenizer.json").write_text(self.tokenizer.definition, encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> System:
+        """Read what ``save_pretrained`` wrote. Raises FileNotFoundError or ValueError naming the file at fault."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_model
+
+        folder = Path(folder)
+        for file_name in ("config.json", "tokenizer.json", "model.safetensors"):
+            if not (folder / file_name).is_file():
+                raise FileNotFoundError(f"{folder / file_name} is missing; {folder} is not a saved system")
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind = System.registry.get(config.pop("system", ""))
+        if kind is None or not issubclass(kind, cls):
+            raise ValueError(f"{folder / 'config.json'} does not describe a {cls.__name__}")
+        tokenizer = ReportTokenizer((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        system = kind(tokenizer, **config)
+        try:
+            load_model(system, str(folder / "model.safetensors"))
+        except (RuntimeError, OSError, SafetensorError) as error:
+            raise ValueError(f"{folder / 'model.safetensors'} does not fit its config.json: {error}") from error
+        return system.eval()

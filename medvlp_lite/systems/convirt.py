@@ -1,0 +1,89 @@
+"""The baseline: contrast whole images with whole reports, after ConVIRT and CLIP (equation C-1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from medvlp_lite.components.contrastive import cosine_matrix, gather_pairs, info_nce
+from medvlp_lite.encoders.image import image_encoder
+from medvlp_lite.encoders.text import ReportTokenizer, TextEncoder, masked_mean
+from medvlp_lite.studies import Batch
+from medvlp_lite.systems.base import LossTerms, Query, System
+
+
+class ConVIRT(System):
+    """Image encoder and text encoder, each pooled and projected to width ``dim``, pulled together pair by pair.
+
+    ``temperature`` is learned from its starting value (log scale, kept in [0.01, 1]). The image vector is the mean of the
+    projected local features, so that each local feature can be compared with a sentence: that is the heat map.
+    Built in chapter 03_contrastive_baseline.
+    """
+
+    name = "convirt"
+
+    def __init__(
+        self,
+        tokenizer: ReportTokenizer,
+        *,
+        image_encoder_name: str = "resnet_lite",
+        text_variant: str = "lite",
+        image_size: int = 112,
+        max_length: int = 96,
+        dim: int = 128,
+        temperature: float = 0.07,
+    ):
+        super().__init__()
+        self.config = {
+            "image_encoder_name": image_encoder_name,
+            "text_variant": text_variant,
+            "image_size": image_size,
+            "max_length": max_length,
+            "dim": dim,
+            "temperature": temperature,
+        }
+        self.tokenizer = tokenizer
+        self.image_encoder = image_encoder(image_encoder_name, image_size)
+        self.text_encoder = TextEncoder(tokenizer, text_variant, max_length)
+        self.image_projection = nn.Linear(self.image_encoder.width, dim)
+        self.text_projection = nn.Linear(self.text_encoder.width, dim)
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
+
+    @property
+    def temperature(self) -> torch.Tensor:
+        """The learned temperature, kept in [0.01, 1]."""
+        return self.log_temperature.exp().clamp(0.01, 1.0)
+
+    def local_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Projected local features (B, h, w, dim)."""
+        return self.image_projection(self.image_encoder(images).permute(0, 2, 3, 1))
+
+    def embed_images(self, images: torch.Tensor) -> torch.Tensor:
+        return F.normalize(self.local_features(images).mean(dim=(1, 2)), dim=-1)
+
+    def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        return F.normalize(self.text_projection(masked_mean(*self.text_encoder(texts))), dim=-1)
+
+    def loss(self, batch: Batch) -> LossTerms:
+        images, texts = gather_pairs(self.embed_images(batch.images)), gather_pairs(self.embed_texts(batch.reports))
+        return LossTerms({"contrastive": info_nce(cosine_matrix(images, texts), self.temperature)})
+
+    def directions(self, queries: Sequence[Query]) -> torch.Tensor:
+        """One direction per query (Q, dim): the mean of its affirming minus the mean of its denying sentences."""
+        return torch.stack([self._mean_text(query.positive) - self._mean_text(query.negative) for query in queries])
+
+    def _mean_text(self, sentences: tuple[str, ...]) -> torch.Tensor:
+        if not sentences:
+            return torch.zeros(self.config["dim"], device=self.device)
+        return F.normalize(self.embed_texts(sentences).mean(dim=0), dim=0)
+
+    def score(self, images: torch.Tensor, queries: Sequence[Query]) -> torch.Tensor:
+        return self.embed_images(images) @ self.directions(queries).t()
+
+    def heatmap(self, images: torch.Tensor, queries: Sequence[Query]) -> torch.Tensor:
+        local = F.normalize(self.local_features(images), dim=-1)
+        return torch.einsum("bhwd,qd->bqhw", local, self.directions(queries))

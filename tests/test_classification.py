@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+
+from medvlp_lite.evaluation.classification import (
+    apply_platt, auc, auc_table, best_threshold, calibration_curve, decide, embed_dataset, expected_calibration_error, max_f1,
+    mean_and_spread, nearest_neighbour_purity, platt_scaling, roc_points, score_dataset,
+)  # fmt: skip
+
+NAN = float("nan")
+
+
+def slow_auc(labels, scores):
+    """The share of (positive, negative) pairs in the right order; a tie counts half."""
+    wins = [
+        1.0 if p > n else 0.5 if p == n else 0.0
+        for p, a in zip(scores, labels) if a == 1 for n, b in zip(scores, labels) if b == 0
+    ]  # fmt: skip
+    return sum(wins) / len(wins)
+
+
+def test_auc_equals_counting_pairs_and_ignores_unknown():
+    generator = np.random.default_rng(0)
+    labels = generator.choice([0.0, 1.0, NAN], 60)
+    scores = generator.integers(0, 9, 60).astype(float)
+    assert auc(labels, scores) == pytest.approx(slow_auc(labels, scores))
+    flipped = np.where(np.isnan(labels), 0.0, labels)
+    assert auc(labels, scores) != pytest.approx(auc(flipped, scores)), "unknown must not count as negative"
+
+
+def test_auc_limits():
+    assert auc(np.array([0.0, 0, 1, 1]), np.array([1.0, 2, 3, 4])) == 1
+    assert auc(np.array([0.0, 0, 1, 1]), np.zeros(4)) == 0.5
+    assert np.isnan(auc(np.array([1.0, 1, NAN]), np.zeros(3)))
+    with pytest.raises(ValueError, match="1 of 2 scores are NaN"):
+        auc(np.array([1.0, 0]), np.array([NAN, 1]))
+
+
+def test_table_intervals_cover_and_skip_one_sided_classes():
+    generator = np.random.default_rng(1)
+    labels = generator.integers(0, 2, (300, 3)).astype(float)
+    labels[:, 2] = 1
+    scores = labels + generator.normal(0, 1, labels.shape)
+    table = auc_table(labels, scores, ["a", "b", "c"], resamples=60)
+    assert set(table.per_class) == {"a", "b"}
+    for interval in [*table.per_class.values(), table.macro]:
+        assert interval.low < interval.value < interval.high
+    assert table.macro.value == pytest.approx(np.mean([table.per_class[n].value for n in "ab"]))
+
+
+def test_patients_are_resampled_whole():
+    generator = np.random.default_rng(2)
+    labels = np.repeat(generator.integers(0, 2, 60), 5).astype(float)[:, None]
+    scores = np.repeat(generator.normal(0, 1, 60), 5)[:, None] + labels
+    patients = np.repeat(np.arange(60), 5).astype(str)
+    width = lambda table: table.macro.high - table.macro.low  # noqa: E731
+    alone, grouped = (auc_table(labels, scores, ["a"], groups=g, resamples=200) for g in (None, patients))
+    assert width(grouped) > 1.5 * width(alone)
+
+
+def test_table_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match="do not fit together"):
+        auc_table(np.zeros((3, 2)), np.zeros((3, 1)), ["a"])
+    with pytest.raises(ValueError, match="nothing can be scored"):
+        auc_table(np.ones((3, 1)), np.zeros((3, 1)), ["a"])
+
+
+def test_best_threshold_equals_trying_them_all():
+    generator = np.random.default_rng(3)
+    labels, scores = generator.choice([0.0, 1.0, NAN], 80), generator.normal(size=80).round(1)
+    tried = max(decide(labels, scores, t, "x").f1 for t in np.unique(scores))
+    assert decide(labels, scores, best_threshold(labels, scores), "x").f1 == pytest.approx(tried)
+    with pytest.raises(ValueError, match="no positive label"):
+        best_threshold(np.zeros(3), np.zeros(3))
+
+
+def test_choosing_on_test_is_never_worse_and_is_named():
+    generator = np.random.default_rng(4)
+    val, test = ((y := generator.integers(0, 2, 40).astype(float), y + generator.normal(0, 1.5, 40)) for _ in range(2))
+    honest, flattered = max_f1(test, val), max_f1(test, threshold_from="test")
+    assert honest.f1 <= flattered.f1 and (honest.chosen_on, flattered.chosen_on) == ("val", "test")
+    with pytest.raises(ValueError, match="needs val="):
+        max_f1(test)
+    with pytest.raises(ValueError, match="must be 'val' or 'test'"):
+        max_f1(test, val, "train")
+
+
+def test_decision_by_hand():
+    decision = decide(np.array([1.0, 1, 0, 0, NAN]), np.array([0.9, 0.2, 0.8, 0.1, 0.9]), 0.5, "val")
+    assert (decision.sensitivity, decision.specificity, decision.accuracy, decision.f1) == (0.5, 0.5, 0.5, 0.5)
+
+
+def test_calibration_by_hand_and_limits():
+    labels, probabilities = np.array([0.0, 1, 1, 1, NAN]), np.array([0.25, 0.25, 0.95, 0.95, 0.5])
+    curve = calibration_curve(labels, probabilities)
+    assert curve["count"].tolist() == [2, 2] and curve["observed"].tolist() == [0.5, 1.0]
+    assert expected_calibration_error(labels, probabilities) == pytest.approx(0.5 * 0.25 + 0.5 * 0.05)
+    assert expected_calibration_error(np.array([0.0, 1]), np.array([0.0, 1])) == 0
+    with pytest.raises(ValueError, match="must lie in"):
+        calibration_curve(labels, probabilities * 2)
+
+
+def test_platt_scaling_makes_scores_honest():
+    generator = np.random.default_rng(5)
+    truth = 1 / (1 + np.exp(-generator.normal(0, 2, 4000)))
+    labels = (generator.random(4000) < truth).astype(float)
+    scores = 7 + 0.01 * np.log(truth / (1 - truth))
+    fitted = apply_platt(scores, *platt_scaling(labels[:2000], scores[:2000]))
+    assert expected_calibration_error(labels[2000:], fitted[2000:]) < 0.05
+
+
+def test_purity_is_one_for_clusters_and_chance_for_noise():
+    generator = np.random.default_rng(6)
+    groups = np.repeat(["a", "b"], 100)
+    centres = np.where(groups == "a", 1.0, -1.0)[:, None] * np.ones((1, 5))
+    assert nearest_neighbour_purity(centres + generator.normal(0, 0.1, (200, 5)), groups) == 1
+    assert nearest_neighbour_purity(generator.normal(size=(200, 5)), groups) == pytest.approx(0.5, abs=0.07)
+    with pytest.raises(ValueError, match="more than 10 points"):
+        nearest_neighbour_purity(np.zeros((4, 2)), ["a"] * 4)
+
+
+def test_spread_over_seeds():
+    spread = mean_and_spread([0.7, 0.8, 0.9])
+    assert spread.value == pytest.approx(0.8) and spread.high - spread.value == pytest.approx(
+        4.303 * 0.1 / 3**0.5, rel=1e-3
+    )
+    assert np.isnan(mean_and_spread([0.7]).low)
+
+
+def test_whole_dataset_helpers_keep_the_order(dataset):
+    from test_systems import QUERIES, build
+
+    system = build("convirt", dataset)
+    scores = score_dataset(system, dataset, QUERIES)
+    assert scores.shape == (len(dataset), 3) and embed_dataset(system, dataset).shape == (len(dataset), 16)
+    tail = score_dataset(system, dataset.subset(range(20, 24)), QUERIES)
+    assert np.allclose(scores[20:], tail, atol=1e-5)
+    false_positive, true_positive = roc_points(dataset.labels[:, 0], scores[:, 0])
+    assert false_positive[0] == true_positive[0] == 0 and false_positive[-1] == true_positive[-1] == 1

@@ -1,0 +1,65 @@
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from medvlp_lite.evaluation.classification import Interval, auc_table
+from medvlp_lite.figures.curves import plot_calibration, plot_confusion, plot_intervals, plot_losses, plot_roc
+from medvlp_lite.figures.embeddings import plot_map, project
+from medvlp_lite.figures.grounding import describe_finding, draw_heatmap, show_studies
+from medvlp_lite.figures.style import use_style
+from medvlp_lite.studies import Box, Finding, Study
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    use_style()
+    yield
+    plt.close("all")
+
+
+def test_curves_draw_with_title_and_axis_names():
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 2, (80, 2)).astype(float)
+    scores = labels + generator.normal(size=labels.shape)
+    table = auc_table(labels, scores, ["a", "b"], resamples=20)
+    drawn = [
+        plot_losses({"one": list(range(40, 0, -1)), "two": [1.0] * 40}, title="falls", chance=3.0),
+        plot_roc(labels, scores, table.per_class, ["a", "b"], title="roc"),
+        plot_intervals({"a": {"x": Interval(0.6, 0.5, 0.7), "y": Interval(0.8, float("nan"), float("nan"))}}, title="t", xlabel="AUC", chance=0.5),
+        plot_calibration({"one": (labels[:, 0], generator.random(80))}, title="calibration"),
+        plot_confusion(np.array([[5, 1], [2, 7]]), ["no", "yes"], title="confusion"),
+    ]  # fmt: skip
+    for axes in drawn:
+        assert axes.get_title(loc="left") and axes.get_xlabel()
+
+
+def test_maps_are_seeded_and_refuse_what_is_too_small():
+    vectors = np.random.default_rng(0).normal(size=(30, 6))
+    for method in ("tsne", "umap"):
+        assert np.allclose(project(vectors, method, seed=1), project(vectors, method, seed=1))
+    assert plot_map(project(vectors), ["a"] * 15 + ["b"] * 15, title="map").get_legend() is not None
+    with pytest.raises(ValueError, match="at least 5 points"):
+        project(vectors[:3])
+    with pytest.raises(ValueError, match="'tsne' or 'umap'"):
+        project(vectors, "pca")
+
+
+def test_studies_are_drawn_with_masks_boxes_and_names():
+    mask = np.zeros((16, 16), dtype=bool)
+    mask[4:8, 4:8] = True
+    findings = (
+        Finding("mass", severity="mild", side="left", position="upper", mask=mask),
+        Finding("nodule", boxes=(Box(0.1, 0.1, 0.3, 0.3),)),
+        Finding("edema", False, mask=mask),
+    )
+    study = Study("a", "a", "x", np.full((16, 16), 90, np.uint8), findings=findings)
+    figure = show_studies([study, study], columns=2)
+    legend = figure.axes[0].get_legend()
+    assert [t.get_text() for t in legend.get_texts()] == ["mild mass (left) upper", "nodule"]
+    assert describe_finding(findings[1]) == "nodule"
+    with pytest.raises(ValueError, match="no study to show"):
+        show_studies([])
+    draw_heatmap(study.image, np.eye(4), plt.gca(), title="heat", region=mask)

@@ -1,0 +1,174 @@
+import json
+import math
+
+import pytest
+import torch
+from conftest import made_up_studies
+
+import medvlp_lite.training as training
+from medvlp_lite.encoders.text import ReportTokenizer
+from medvlp_lite.studies import StudyDataset
+from medvlp_lite.systems.convirt import ConVIRT
+from medvlp_lite.training import NonFiniteLossError, TrainingPlan, batch_order, fit, train_or_load, vary_exposure
+
+PLAN = TrainingPlan(steps=7, batch_size=6, learning_rate=1e-3)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return StudyDataset(made_up_studies(20), size=32)
+
+
+def build(data) -> ConVIRT:
+    torch.manual_seed(0)
+    return ConVIRT(ReportTokenizer.train(data.reports, 120), image_size=32, max_length=24, dim=16)
+
+
+def same_weights(a, b) -> bool:
+    mine, other = a.state_dict(), b.state_dict()
+    return all(torch.equal(mine[name], other[name]) for name in mine)
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_after(step):
+    def report(line):
+        if line.startswith(f"step {step}/"):
+            raise Stop
+
+    return report
+
+
+@pytest.mark.parametrize("killed_at", [3, 4, 6])
+def test_killed_and_resumed_equals_never_killed(data, tmp_path, killed_at):
+    whole = build(data)
+    history = fit(whole, data, PLAN, report=None)
+    broken = build(data)
+    with pytest.raises(Stop):
+        fit(broken, data, PLAN, checkpoints=tmp_path, checkpoint_every=2, report=stop_after(killed_at), report_every=1)
+    resumed = build(data)
+    torch.manual_seed(12345)  # a fresh process has other random state
+    again = fit(resumed, data, PLAN, checkpoints=tmp_path, checkpoint_every=2, report=None)
+    assert same_weights(whole, resumed)
+    assert again.losses == history.losses and len(history.losses) == PLAN.steps
+
+
+def test_resumes_within_an_accumulated_run(data, tmp_path):
+    plan = TrainingPlan(steps=4, batch_size=4, accumulate=2)
+    whole = build(data)
+    fit(whole, data, plan, report=None)
+    with pytest.raises(Stop):
+        fit(build(data), data, plan, checkpoints=tmp_path, checkpoint_every=1, report=stop_after(3), report_every=1)
+    resumed = build(data)
+    fit(resumed, data, plan, checkpoints=tmp_path, checkpoint_every=1, report=None)
+    assert same_weights(whole, resumed)
+
+
+def test_a_checkpoint_of_another_plan_is_refused(data, tmp_path):
+    with pytest.raises(Stop):
+        fit(build(data), data, PLAN, checkpoints=tmp_path, checkpoint_every=2, report=stop_after(4), report_every=1)
+    with pytest.raises(ValueError, match="belongs to another training plan"):
+        fit(build(data), data, TrainingPlan(steps=9, batch_size=6), checkpoints=tmp_path, report=None)
+
+
+def test_checkpoints_are_safetensors_and_only_the_last_is_kept(data, tmp_path):
+    fit(build(data), data, PLAN, checkpoints=tmp_path, checkpoint_every=2, report=None)
+    states = list(tmp_path.glob("step-*"))
+    assert [state.name for state in states] == ["step-6"]
+    assert (states[0] / "model.safetensors").is_file()
+    assert json.loads((tmp_path / "progress.json").read_text())["step"] == 6
+
+
+def test_it_learns(data):
+    plan = TrainingPlan(steps=60, batch_size=12, learning_rate=3e-3)
+    losses = fit(build(data), data, plan, report=None).losses
+    assert sum(losses[-10:]) / 10 < sum(losses[:5]) / 5 - 0.5
+
+
+def test_same_seed_same_weights_other_seed_other_weights(data):
+    first, again, other = build(data), build(data), build(data)
+    fit(first, data, PLAN, report=None)
+    fit(again, data, PLAN, report=None)
+    fit(other, data, TrainingPlan(steps=7, batch_size=6, learning_rate=1e-3, seed=1), report=None)
+    assert same_weights(first, again) and not same_weights(first, other)
+
+
+def test_a_loss_that_is_not_finite_names_the_batch(data):
+    system = build(data)
+    with torch.no_grad():
+        system.image_projection.weight.fill_(float("nan"))
+    with pytest.raises(NonFiniteLossError, match=r"not finite at step 0 \(contrastive = nan\) on studies s0"):
+        fit(system, data, PLAN, report=None)
+
+
+def test_learning_rate_warms_up_and_falls_to_zero():
+    plan = TrainingPlan(steps=100, warmup=0.1, learning_rate=2.0)
+    assert plan.rate(0) == pytest.approx(0.2) and plan.rate(9) == pytest.approx(2.0)
+    assert plan.rate(10) == pytest.approx(2.0)
+    assert plan.rate(55) == pytest.approx(1.0)
+    assert 0 < plan.rate(99) < 0.001
+    assert all(plan.rate(i) >= plan.rate(i + 1) for i in range(10, 99))
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"warmup": 1.0}])
+def test_impossible_plans_are_refused(wrong):
+    with pytest.raises(ValueError):
+        TrainingPlan(**wrong)
+
+
+def test_batches_cover_an_epoch_once_and_can_start_anywhere():
+    plan = TrainingPlan(steps=9, batch_size=4)
+    batches = list(batch_order(14, plan))
+    assert len(batches) == 9 and all(len(batch) == 4 for batch in batches)
+    first, second = sum(batches[:3], []), sum(batches[3:6], [])
+    assert len(set(first)) == 12 and first != second
+    assert list(batch_order(14, plan, start=5)) == batches[5:]
+    with pytest.raises(ValueError, match="needs at least as many studies, got 3"):
+        next(batch_order(3, plan))
+
+
+def test_augmentation_never_mirrors_and_stays_in_range():
+    torch.manual_seed(0)
+    ramp = torch.linspace(0, 1, 32).expand(2, 1, 32, 32)
+    out = vary_exposure(ramp, shift=0)
+    assert out.min() >= 0 and out.max() <= 1
+    assert (out[..., -1] > out[..., 0]).all()
+
+
+def test_cache_answers_only_for_the_same_plan_data_and_source(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDVLP_CACHE", str(tmp_path))
+    said = []
+    make = lambda: build(data)  # noqa: E731
+    first, history = train_or_load(make, data, PLAN, report=said.append)
+    again, cached = train_or_load(make, data, PLAN, report=said.append)
+    assert (history.source, cached.source) == ("trained", "cached") and same_weights(first, again)
+    assert cached.losses == history.losses and said[-1].startswith("loaded convirt")
+    assert train_or_load(make, data, TrainingPlan(steps=2, batch_size=6), report=None)[1].source == "trained"
+    other = StudyDataset(made_up_studies(20, seed=5), size=32)
+    assert train_or_load(make, other, PLAN, report=None)[1].source == "trained"
+    monkeypatch.setattr(training, "source_fingerprint", lambda: "the library has changed")
+    assert train_or_load(make, data, PLAN, report=None)[1].source == "trained"
+
+
+def test_source_fingerprint_sees_one_changed_line(tmp_path, monkeypatch):
+    import shutil
+    from pathlib import Path
+
+    package = Path(training.__file__).parent
+    copy = tmp_path / "medvlp_lite"
+    shutil.copytree(package, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(training, "__file__", str(copy / "training.py"))
+    before = training.source_fingerprint()
+    target = copy / "components" / "contrastive.py"
+    target.write_text(target.read_text() + "\n# one line\n")
+    assert training.source_fingerprint() != before
+
+
+def test_progress_is_plain_text(data):
+    lines = []
+    fit(build(data), data, PLAN, report=lines.append)
+    assert lines and all(" images/s " in line and line.endswith("s left") and "\r" not in line for line in lines)
+    assert lines[-1].startswith(f"step {PLAN.steps}/{PLAN.steps}")
+    assert math.isfinite(float(lines[-1].split("loss ")[1].split()[0]))
