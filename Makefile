@@ -33,7 +33,7 @@ test: $(VENV)/.ready
 	rm -rf "$(CHECKED_BOOK)"; \
 	$(MEASURE) "strict build of the book" $(BUILD_BOOK) --path-output "$(CHECKED_BOOK)" \
 		|| { failed=1; rm -rf "$(CHECKED_BOOK)/_build/html"; echo "The book does not build; the page checks below fail for that reason."; }; \
-	$(BIN)/python -m pytest || failed=1; \
+	PYTHONPATH="$(CURDIR):$(CURDIR)/.ci" $(BIN)/python -m pytest -v -rs -p measure || failed=1; \
 	exit $$failed
 
 lint: $(VENV)/.ready
@@ -50,9 +50,10 @@ $(VENV)/.installed: requirements.lock
 	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "MedVLP-Lite needs Python 3.10 or newer, but '$(PYTHON)' was not found; name one: make PYTHON=/path/to/python3"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit("MedVLP-Lite needs Python 3.10 or newer, but $(PYTHON) is %d.%d; name another: make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 10) else 0)'
 	@$(PYTHON) -m venv --clear $(VENV) || { echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	@echo "Installing the packages of requirements.lock into $(VENV); the first time this takes some minutes."
+	@$(BIN)/python -m pip install --quiet --requirement requirements.lock
 	@touch $@
 
 $(VENV)/.ready: $(VENV)/.installed pyproject.toml
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@

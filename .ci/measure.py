@@ -1,5 +1,10 @@
-"""Run a command and say how long it took and how much memory its largest process held: measure.py NAME COMMAND..."""
+"""Time and memory of a command, and of the whole of `make test`.
 
+measure.py NAME COMMAND... runs a command and says how long it took and how much memory its largest process held.
+As a pytest plugin (-p measure) it adds the time since MEDVLP_STARTED to pytest's summary.
+"""
+
+import os
 import subprocess
 import sys
 import time
@@ -11,18 +16,29 @@ except ImportError:
 
 
 def peak_memory() -> str:
-    """Peak memory of the largest finished child process, as text."""
+    """Peak memory of the largest process so far, this one and its finished children, as text."""
     if resource is None:
         return "not measured on this system"
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return f"{peak / (2**30 if sys.platform == 'darwin' else 2**20):.2f} GiB in the largest process"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as minutes and seconds, as text."""
+    return "{} min {:02d} s".format(*divmod(round(seconds), 60))
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Say how long `make test` took as a whole; pytest's own closing line follows."""
+    if "MEDVLP_STARTED" in os.environ:
+        took = duration(time.time() - float(os.environ["MEDVLP_STARTED"]))
+        terminalreporter.write_line(f"make test: {took} with lint and book; tests: peak memory {peak_memory()}")
 
 
 if __name__ == "__main__":
     name, *command = sys.argv[1:]
     start = time.monotonic()
     status = subprocess.call(command)
-    minutes, seconds = divmod(round(time.monotonic() - start), 60)
     outcome = "done" if status == 0 else f"FAILED (exit status {status})"
-    print(f"{name}: {outcome} in {minutes} min {seconds:02d} s, peak memory {peak_memory()}", flush=True)
+    print(f"{name}: {outcome} in {duration(time.monotonic() - start)}, peak memory {peak_memory()}", flush=True)
     sys.exit(status)

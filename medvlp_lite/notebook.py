@@ -86,3 +86,12 @@ def check(condition: bool, hint: str) -> None:
     if not condition:
         raise AssertionError(f"Not yet. {hint}")
     print("Solved.")
+
+
+def glue(name: str, value: object) -> None:
+    """Keep a value under ``name`` so that prose on the page can quote it; does nothing where MyST-NB is not installed."""
+    try:
+        from myst_nb import glue as keep
+    except ImportError:
+        return
+    keep(name, value, display=False)

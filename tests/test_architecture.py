@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "medvlp_lite"
-ORDER = ("studies", "phantom sources reports", "encoders", "components", "systems", "training", "evaluation", "figures")
+ORDER = (
+    "studies", "phantom sources reports", "encoders", "components", "systems", "training", "evaluation",
+    "provenance", "experiments", "figures",
+)  # fmt: skip
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms.split()}
 MODULES = sorted(PACKAGE.rglob("*.py"))
-ROOMS = set(LEVEL) | {"provenance", "notebook", "cli"}
+ROOMS = set(LEVEL) | {"notebook", "cli"}
 
 
 def room_of(path: Path) -> str:
@@ -19,10 +22,14 @@ def room_of(path: Path) -> str:
 
 
 def imported_rooms(path: Path) -> set[str]:
+    package = ("medvlp_lite", *path.relative_to(PACKAGE).parts[:-1])
     rooms = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("medvlp_lite."):
-            rooms.add(node.module.split(".")[1])
+        if isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            full = [*base, *(node.module or "").split(".")]
+            if full[0] == "medvlp_lite" and len(full) > 1 and full[1]:
+                rooms.add(full[1])
     return rooms
 
 

@@ -2,8 +2,20 @@ import numpy as np
 import pytest
 
 from medvlp_lite.evaluation.classification import (
-    apply_platt, auc, auc_table, best_threshold, calibration_curve, decide, embed_dataset, expected_calibration_error, max_f1,
-    mean_and_spread, nearest_neighbour_purity, platt_scaling, roc_points, score_dataset,
+    apply_platt,
+    auc,
+    auc_table,
+    best_threshold,
+    calibration_curve,
+    decide,
+    embed_dataset,
+    expected_calibration_error,
+    max_f1,
+    mean_and_spread,
+    nearest_neighbour_purity,
+    platt_scaling,
+    roc_points,
+    score_dataset,
 )  # fmt: skip
 
 NAN = float("nan")

@@ -4,7 +4,15 @@ import torch
 from PIL import Image
 
 from medvlp_lite.studies import (
-    Box, Finding, Study, StudyDataset, collate, read_image, resize_image, resize_mask, split_by_patient,
+    Box,
+    Finding,
+    Study,
+    StudyDataset,
+    collate,
+    read_image,
+    resize_image,
+    resize_mask,
+    split_by_patient,
 )  # fmt: skip
 
 
@@ -35,7 +43,7 @@ def test_positive_beats_negative_beats_unknown():
 def test_batch_holds_images_in_unit_range_and_moves(dataset):
     batch = collate([dataset[i] for i in (3, 1)])
     assert batch.images.shape == (2, 1, 32, 32) and batch.images.dtype == torch.float32
-    assert 0 <= batch.images.min() and batch.images.max() <= 1
+    assert batch.images.min() >= 0 and batch.images.max() <= 1
     assert batch.study_ids == ["s003", "s001"] and batch.indices.tolist() == [3, 1] and len(batch) == 2
     assert torch.equal(batch.to("cpu").images, batch.images)
     assert torch.equal(batch.images[0, 0] * 255, torch.from_numpy(dataset.images[3]).float())
@@ -121,7 +129,7 @@ def test_fingerprint_follows_pixels_reports_and_labels(studies):
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "I;16", "P", "LA", "1"])
 def test_read_image_flattens_every_mode(tmp_path, mode):
     grey = np.linspace(0, 255, 64, dtype=np.uint8).reshape(8, 8)
-    image = Image.fromarray((grey.astype(np.uint16) * 257)) if mode == "I;16" else Image.fromarray(grey).convert(mode)
+    image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(grey).convert(mode)
     image.save(tmp_path / "a.png")
     read = read_image(tmp_path / "a.png")
     assert read.dtype == np.uint8 and read.shape == (8, 8)

@@ -122,7 +122,7 @@ def test_batches_cover_an_epoch_once_and_can_start_anywhere():
     plan = TrainingPlan(steps=9, batch_size=4)
     batches = list(batch_order(14, plan))
     assert len(batches) == 9 and all(len(batch) == 4 for batch in batches)
-    first, second = sum(batches[:3], []), sum(batches[3:6], [])
+    first, second = ([i for batch in part for i in batch] for part in (batches[:3], batches[3:6]))
     assert len(set(first)) == 12 and first != second
     assert list(batch_order(14, plan, start=5)) == batches[5:]
     with pytest.raises(ValueError, match="needs at least as many studies, got 3"):

@@ -9,7 +9,7 @@ from torch import nn
 
 PAD, UNKNOWN, START, END, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL_TOKENS = (PAD, UNKNOWN, START, END, MASK)
-BERT_SIZES = {"lite": (128, 2, 4), "base": (768, 12, 12)}  # width, depth, heads
+BERT_SIZES = {"lite": (128, 1, 4), "base": (768, 12, 12)}  # width, depth, heads
 
 
 class ReportTokenizer:
@@ -77,7 +77,7 @@ class ReportTokenizer:
 class TextEncoder(nn.Module):
     """BERT over report text: B strings to tokens (B, L, C) and the mask (B, L) that tells words from padding.
 
-    ``variant`` "lite" (width 128, 2 layers) or "base" (width 768, 12 layers), from random weights. ``max_length``
+    ``variant`` "lite" (width 128, 1 layer) or "base" (width 768, 12 layers), from random weights. ``max_length``
     counts tokens; longer reports are cut. For published weights use ``TextEncoder.from_hub``.
     Raises ValueError for an unknown variant. Built in chapter 03_contrastive_baseline.
     """
@@ -98,6 +98,7 @@ class TextEncoder(nn.Module):
             intermediate_size=4 * self.width,
             max_position_embeddings=max_length,
             pad_token_id=tokenizer.pad_id,
+            attention_probs_dropout_prob=0.0,
         )
         self.bert = BertModel(config, add_pooling_layer=False)
 

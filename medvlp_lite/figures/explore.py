@@ -163,8 +163,7 @@ STYLE = (
 )
 
 SCRIPT = """
-(function () {
-  const figure = document.currentScript.closest("figure");
+document.querySelectorAll(".medvlp-explore:not([data-ready])").forEach((figure) => {
   const pictures = figure.querySelectorAll("img");
   const inputs = [...figure.querySelectorAll("input")];
   function show() {
@@ -178,6 +177,7 @@ SCRIPT = """
   }
   inputs.forEach((input) => input.addEventListener("input", show));
   figure.querySelector(".medvlp-sliders").hidden = false;
+  figure.dataset.ready = "yes";
   show();
-})();
+});
 """

@@ -1,0 +1,45 @@
+"""A synthetic frontal chest radiograph with exact truth, and the report that goes with it. Not for clinical use.
+
+    patient = sample_patient(7)
+    image = render(patient.add(FindingSpec("effusion", "mild", "left")), size=256).image
+    studies = make_studies(1000, seed=0, size=112)
+
+Built in chapter 01_image_report_pairs.
+"""
+
+from .corpus import make_studies, study_from_patient
+from .patients import (
+    DEVICES,
+    ENTITIES,
+    POSITIONS,
+    UNSEEN,
+    ZONES,
+    FindingSpec,
+    Patient,
+    allowed_sides,
+    follow_up,
+    sample_patient,
+)
+from .phrases import SYNONYMS
+from .render import Rendered, render
+from .reports import Report, write_report
+
+__all__ = [
+    "DEVICES",
+    "ENTITIES",
+    "POSITIONS",
+    "SYNONYMS",
+    "UNSEEN",
+    "ZONES",
+    "FindingSpec",
+    "Patient",
+    "Rendered",
+    "Report",
+    "allowed_sides",
+    "follow_up",
+    "make_studies",
+    "render",
+    "sample_patient",
+    "study_from_patient",
+    "write_report",
+]

@@ -7,14 +7,15 @@ the image's right), v from top to bottom, and w = |u| on either side. Built in c
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
 from .patients import Anatomy, Exposure, Patient, stream
-from .textures import TREES, bank_size, bump, ramp, texture, vessel_bank
+from .textures import TREES, bank_size, bump, ramp, vessel_bank
 
 SIDES = {"right": -1, "left": 1}
-LUNG, FLESH, ABDOMEN, CENTRE, HEART = 0.17, 0.50, 0.84, 0.78, 0.72
+LUNG, FLESH, ABDOMEN, CENTRE, HEART = 0.17, 0.50, 0.78, 0.72, 0.69
 
 
 class Outline:
@@ -34,6 +35,7 @@ class Outline:
         self.shift = exposure.turn + shift
         self.heart_scale = anatomy.heart * heart * (1.1 if view == "AP" else 1.0)
         self.lower = exposure.inspiration - (0.02 if view == "AP" else 0.0)
+        self._curves: dict[tuple[str, str, int], np.ndarray] = {}
 
     def outer(self, side: str, v: np.ndarray | float) -> np.ndarray:
         """w of the lateral lung border at height v."""
@@ -73,6 +75,13 @@ class Outline:
             )
         return edge + sign * self.shift
 
+    def curve(self, name: str, side: str, ticks: np.ndarray) -> np.ndarray:
+        """``outer``, ``inner``, ``silhouette`` (over v) or ``dome`` (over w) of one side at all ``ticks``, computed once."""
+        key = (name, side, len(ticks))
+        if key not in self._curves:
+            self._curves[key] = getattr(self, name)(side, ticks)
+        return self._curves[key]
+
     def extent(self, side: str, v: float) -> tuple[float, float]:
         """The visible lung at height v, medial and lateral w, clear of the heart."""
         return max(float(self.inner(side, v)), float(self.silhouette(side, v))), float(self.outer(side, v))
@@ -103,12 +112,10 @@ class Frame:
         self.u = dx * np.float32(self.cos) + dy * np.float32(self.sin)
         self.v = dy * np.float32(self.cos) - dx * np.float32(self.sin) + np.float32(0.5)
         self.w = np.abs(self.u)
-        steps = 2048 if size <= 256 else 8192
-        self.ticks = np.linspace(0, 1, steps, dtype=np.float32)
-        self.along_u = self.ticks * 2 - 1
-        self.along_v = self.ticks * 2 - 0.5
-        self._u = np.clip((self.u + 1) * (0.5 * steps), 0, steps - 1).astype(np.intp)
-        self._v = np.clip((self.v + 0.5) * (0.5 * steps), 0, steps - 1).astype(np.intp)
+        ticks = (np.arange(5 * size, dtype=np.float32) + 0.5) * np.float32(0.25 / size)  # four to a pixel
+        self.along_u, self.along_v = ticks - np.float32(0.625), ticks - np.float32(0.125)
+        self._u = np.clip((self.u + 0.625) * (4 * size), 0, 5 * size - 1).astype(np.intp)
+        self._v = np.clip((self.v + 0.125) * (4 * size), 0, 5 * size - 1).astype(np.intp)
 
     def by_u(self, curve: np.ndarray, window: tuple = (...,)) -> np.ndarray:
         """A curve given at ``along_u``, at every pixel of the window."""
@@ -127,123 +134,155 @@ class Frame:
 
     def window(self, u0: float, u1: float, v0: float, v1: float) -> tuple[slice, slice]:
         """The smallest pixel window holding a box of the patient's frame; at least one pixel."""
-        rows, columns = self.pixel([u0, u0, u1, u1], [v0, v1, v0, v1])
-        return tuple(
-            slice(max(0, min(int(p.min()), self.size - 1)), max(1, min(int(p.max()) + 2, self.size)))
-            for p in (rows, columns)
-        )
+        u0, u1, v0, v1 = u0 * self.scale, u1 * self.scale, (v0 - 0.5) * self.scale, (v1 - 0.5) * self.scale
+        rows = [u * self.sin + v * self.cos + self.centre[1] for u in (u0, u1) for v in (v0, v1)]
+        columns = [u * self.cos - v * self.sin + self.centre[0] for u in (u0, u1) for v in (v0, v1)]
+        return self._clip(rows), self._clip(columns)
+
+    def _clip(self, places: list[float]) -> slice:
+        first, last = int(min(places) * self.size - 0.5), int(max(places) * self.size + 1.5)
+        return slice(max(0, min(first, self.size - 1)), max(1, min(last, self.size)))
+
+    def half(self, side: str, top: float, bottom: float) -> tuple[slice, slice]:
+        """The pixel window of one half of the chest between two heights."""
+        return self.window(*((0.0, 0.47) if side == "left" else (-0.47, 0.0)), top, bottom)
 
 
 def lung_fields(frame: Frame, outline: Outline, softness: float = 0.012) -> dict[str, np.ndarray]:
     """Each lung as a soft mask (S, S), from 0 to 1, reaching behind the heart down to the diaphragm."""
     fields = {}
+    v, u = frame.along_v, np.abs(frame.along_u)
     for side, sign in SIDES.items():
-        w = frame.u * sign
-        depth = np.minimum(frame.by_v(outline.outer(side, frame.along_v)) - w, w - frame.by_v(outline.inner(side, frame.along_v)))
-        depth = np.minimum(depth, frame.by_u(outline.dome(side, sign * frame.along_u)) - frame.v)
-        depth = np.minimum(depth, frame.v - outline.a.lung_top)
-        fields[side] = ramp(depth, softness)
+        window = frame.half(side, outline.a.lung_top - 0.02, 1.0)
+        w = frame.u[window] * sign
+        depth = np.minimum(
+            frame.by_v(outline.curve("outer", side, v), window) - w,
+            w - frame.by_v(outline.curve("inner", side, v), window),
+        )
+        np.minimum(depth, frame.by_u(outline.curve("dome", side, u), window) - frame.v[window], out=depth)
+        np.minimum(depth, frame.v[window] - outline.a.lung_top, out=depth)
+        fields[side] = np.zeros_like(frame.u)
+        fields[side][window] = ramp(depth, softness)
     return fields
 
 
-def soft_tissue(frame: Frame, outline: Outline, patient: Patient, lungs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Attenuation (S, S) of body wall, abdomen, mediastinum, heart and lungs without vessels; and where the heart covers."""
-    a, v, w = outline.a, frame.along_v, frame.w
+class Tissue(NamedTuple):
+    """Soft tissue as layers (S, S): ``image`` with lungs, ``solid`` as it would be without air, ``heart`` and ``body`` in [0, 1]."""
+
+    image: np.ndarray
+    solid: np.ndarray
+    heart: np.ndarray
+    body: np.ndarray
+
+
+def soft_tissue(frame: Frame, outline: Outline, lungs: np.ndarray) -> Tissue:
+    """Attenuation of body wall, abdomen, mediastinum, heart and the air in the lungs, before bone and vessels."""
+    a, u, v, w = outline.a, frame.along_u, frame.along_v, frame.w
     neck = a.neck + 0.012 * bump(v, 0.0, 0.06)
     shoulder = neck + (0.60 - neck) * np.clip((v - a.shoulder * 0.35) / (a.shoulder * 1.1), 0, 1) ** 1.5
     trunk = a.lung_width + a.flank + 0.02 * ramp(v - 0.7, 0.4) + 0.25 * ramp(0.26 - v, 0.16)
     body = ramp(frame.by_v(np.minimum(shoulder, trunk)) - w, 0.035)
-    arm = ramp(0.075 - np.abs(w - frame.by_v(trunk + 0.10 + 0.05 * (v - 0.3))), 0.05) * frame.by_v(ramp(v - 0.20, 0.1))
-    depth = FLESH + 0.10 * frame.by_v(bump(v, 0.19, 0.06)) - 0.16 * frame.by_v(bump(v, 0.02, 0.09))
-    flesh = depth * (0.62 + 0.38 * ramp(a.lung_width + a.flank - 0.05 - w, 0.20))
-    image = flesh * body
-    np.maximum(image, 0.40 * arm, out=image)
-    image += frame.by_v((ABDOMEN - FLESH) * ramp(v - 0.74, 0.26)) * body * ramp(a.lung_width + a.flank - w, 0.14)
-    image += (CENTRE - FLESH) * frame.by_u(bump(frame.along_u, outline.shift * 0.5, 0.075)) * body * (1 - 0.55 * frame.by_v(bump(v, 0.0, 0.10)))
+    limb = np.abs(w - frame.by_v(trunk + 0.10 + 0.05 * (v - 0.3)))
+    arm = ramp(0.075 - limb, 0.05) * frame.by_v(ramp(v - 0.20, 0.1))
+    depth = frame.by_v(FLESH + 0.10 * bump(v, 0.19, 0.06) - 0.16 * bump(v, 0.02, 0.09))
+    solid = depth * frame.by_u(0.62 + 0.38 * ramp(a.lung_width + a.flank - 0.05 - np.abs(u), 0.20)) * body
+    np.maximum(solid, 0.40 * arm, out=solid)
+    belly = frame.by_u(ramp(a.lung_width + a.flank - np.abs(u), 0.14)) * body
+    solid += frame.by_v((ABDOMEN - FLESH) * ramp(v - 0.72, 0.24)) * belly
+    core = frame.by_u(bump(u, outline.shift * 0.5, 0.08)) * body
+    solid += (CENTRE - FLESH) * core * frame.by_v(1 - 0.55 * bump(v, 0.0, 0.10) - 0.55 * ramp(v - 0.72, 0.3))
     air = LUNG + a.lung_density + frame.by_v(0.05 * ramp(v - 0.62, 0.4) - 0.03 * bump(v, 0.2, 0.08))
-    air = air + 0.16 * np.square(w * (1 / a.lung_width)) ** 3 + 0.05 * frame.by_u(bump(frame.along_u, 0, 0.14))
-    image += lungs * (air - image)
-    edge = np.where(
+    air = air + frame.by_u(0.16 * np.square(np.square(u / a.lung_width) * (u / a.lung_width)) + 0.05 * bump(u, 0, 0.14))
+    image = solid + lungs * (air - solid)
+    border = np.where(
         frame.u > 0,
-        frame.by_v(outline.silhouette("left", v)),
-        frame.by_v(outline.silhouette("right", v)),
+        frame.by_v(outline.curve("silhouette", "left", v)),
+        frame.by_v(outline.curve("silhouette", "right", v)),
     )
-    core = ramp(edge - w, 0.016)
-    image += 0.93 * core * lungs * (HEART - image)
+    right, left = (outline.curve("dome", side, np.abs(u)) for side in SIDES)
+    floor = frame.by_u(np.maximum(right + ramp(u, 0.12) * (left - right), np.where(u > 0, left, right)))
+    heart = ramp(border - w, 0.016) * ramp(floor - frame.v, 0.014) * frame.by_v(ramp(v - 0.10, 0.12))
+    image += 0.93 * heart * (frame.by_u(HEART + 0.07 * bump(u, 0, 0.06)) - image)
     if a.breast > 0:
         for sign in (-1, 1):
-            r = np.hypot((frame.u - sign * 0.205) / 0.165, (frame.v - a.breast_drop) / (0.13 + 0.03 * a.breast))
-            image += 0.15 * a.breast * ramp(1.0 - r, 0.22) * (0.45 + 0.55 * ramp(frame.v - a.breast_drop, 0.2)) * (0.95 - image)
-    return image, core
+            window = frame.window(sign * 0.205 - 0.19, sign * 0.205 + 0.19, a.breast_drop - 0.19, a.breast_drop + 0.19)
+            x, y = (frame.u[window] - sign * 0.205) * (1 / 0.165), frame.v[window] - a.breast_drop
+            disc = ramp(1.0 - np.hypot(x, y * (1 / (0.13 + 0.03 * a.breast))), 0.22)
+            image[window] += 0.15 * a.breast * disc * (0.45 + 0.55 * ramp(y, 0.2)) * (0.95 - image[window])
+    return Tissue(image, solid, heart, body)
 
 
-def bones(frame: Frame, outline: Outline, patient: Patient) -> np.ndarray:
+def bones(frame: Frame, outline: Outline) -> np.ndarray:
     """Extra attenuation (S, S) of spine, ribs, clavicles, scapulae and humeral heads."""
-    a, v, w = outline.a, frame.along_v, frame.w
-    cage = ramp(frame.by_v(np.maximum(outline.outer("right", v), 0.125 + 0.6 * np.clip(v - 0.06, 0, 0.1)) + 0.012) - w, 0.01)
-    cage *= frame.by_v(ramp(v - a.lung_top + 0.05, 0.04) * (1 - 0.75 * ramp(v - outline.a.dome_right - 0.06, 0.12)))
-    d = np.abs(frame.along_u) - 0.03
-    upper = 1 + 1.2 * np.clip(0.45 - frame.along_v, 0, 1)
-    posterior = frame.by_u(a.rib_slope * (1.15 * np.clip(d, 0, 1) ** 2 - 0.10 * d)) * frame.by_v(upper)
-    back = _stripes((frame.v - posterior) * (1 / a.rib_spacing) + a.rib_phase, 0.40)
-    back *= frame.by_u(ramp(np.abs(frame.along_u) - 0.03, 0.03))
-    front_line = a.rib_slope * 0.52 * (a.lung_width - np.abs(frame.along_u)) + 0.4 * np.clip(0.2 - np.abs(frame.along_u), 0, 1) ** 2
-    front = _stripes((frame.v - frame.by_u(front_line)) * (1 / (1.08 * a.rib_spacing)) + a.rib_phase + 0.35, 0.46)
-    front *= frame.by_u(ramp(np.abs(frame.along_u) - 0.19, 0.10)) * frame.by_v(ramp(v - 0.2, 0.1))
-    image = a.rib_contrast * cage * (0.115 * back + 0.06 * front)
-    image += 0.06 * ramp(cage * 1.0 - 0.5, 1.0) * ramp(w - frame.by_v(outline.outer("right", v)) + 0.008, 0.012)
-    image += _spine(frame, outline, patient)
-    for side, sign in SIDES.items():
-        image[_shoulder_window(frame, sign)] += _shoulder(frame, outline, side)
+    a, u, v = outline.a, np.abs(frame.along_u), frame.along_v
+    image = np.zeros_like(frame.u)
+    window = frame.window(-0.43, 0.43, a.lung_top - 0.06, a.dome_right + 0.14)
+    wall = outline.curve("outer", "right", v)
+    to_wall = frame.by_v(wall, window) - frame.w[window]
+    cage = ramp(
+        frame.by_v(np.maximum(wall, 0.125 + 0.6 * np.clip(v - 0.06, 0, 0.1)) + 0.012, window) - frame.w[window], 0.01
+    )
+    cage *= frame.by_v(ramp(v - a.lung_top + 0.05, 0.04) * (1 - 0.9 * ramp(v - a.dome_right - 0.05, 0.12)), window)
+    d, y = u - 0.03, frame.v[window]
+    slope = frame.by_u(a.rib_slope * (1.15 * np.clip(d, 0, 1) ** 2 - 0.10 * d), window)
+    y_back = y - slope * frame.by_v(1 + 1.2 * np.clip(0.45 - v, 0, 1), window)
+    back = _stripes(y_back * (1 / a.rib_spacing) + a.rib_phase, 0.40) * frame.by_u(0.115 * ramp(d, 0.03), window)
+    line = a.rib_slope * 0.52 * (a.lung_width - u) + 0.4 * np.clip(0.2 - u, 0, 1) ** 2
+    front = _stripes((y - frame.by_u(line, window)) * (1 / (1.08 * a.rib_spacing)) + a.rib_phase + 0.35, 0.46)
+    front *= frame.by_u(0.06 * ramp(u - 0.19, 0.10), window) * frame.by_v(ramp(v - 0.2, 0.1), window)
+    image[window] = cage * (a.rib_contrast * (back + front) + 0.05 * ramp(0.008 - to_wall, 0.012))
+    _add_spine(frame, outline, image)
+    _add_shoulders(frame, outline, image)
     return image
+
+
+@lru_cache(maxsize=4)
+def _stripe_profile(share: float) -> np.ndarray:
+    x = (np.arange(512, dtype=np.float32) + 0.5) / 512
+    return ramp(x, 0.12) * ramp(share - x, 0.12) * (0.62 + 1.8 * np.square((x - 0.42 * share) / share))
 
 
 def _stripes(phase: np.ndarray, share: float) -> np.ndarray:
     """Ribs: a share of each period, brighter at both cortical edges, brightest at the lower."""
-    x = phase - np.floor(phase)
-    inside = ramp(x, 0.12) * ramp(share - x, 0.12)
-    return inside * (0.62 + 0.9 * np.square((x - 0.42 * share) * (1 / share)) * 2)
+    return _stripe_profile(share).take((phase * 512 + 512 * 64).astype(np.intp) & 511)
 
 
-def _spine(frame: Frame, outline: Outline, patient: Patient) -> np.ndarray:
-    a, v = outline.a, frame.along_v
-    line = a.bend * np.sin((v - 0.15) * 6.0)
-    x = frame.u - frame.by_v(line)
+def _add_spine(frame: Frame, outline: Outline, image: np.ndarray) -> None:
+    a, v, window = outline.a, frame.along_v, frame.window(-0.1, 0.1, -0.1, 1.1)
+    x = np.abs(frame.u[window] - frame.by_v(a.bend * np.sin((v - 0.15) * 6.0), window))
     period = (v - 0.02) / 0.052
-    disc = 0.5 + 0.5 * np.cos(2 * np.pi * period)
-    body = ramp(0.036 - np.abs(x), 0.014) * frame.by_v(0.055 * (1 - 0.75 * disc**6))
-    pedicle = frame.by_v(0.05 * np.exp(-np.square((period - np.floor(period) - 0.45) / 0.16))) * (
-        np.exp(-np.square((np.abs(x) - 0.022) * (1 / 0.006)))
+    phase = period - np.floor(period)
+    body = ramp(0.036 - x, 0.014) * frame.by_v(
+        0.055 * (1 - 0.75 * (0.5 + 0.5 * np.cos(2 * np.pi * period)) ** 6), window
     )
-    process = frame.by_v(0.05 * np.exp(-np.square((period - np.floor(period) - 0.75) / 0.2))) * np.exp(-np.square(x * (1 / 0.006)))
-    windpipe = ramp(0.017 - np.abs(frame.u - 0.8 * outline.shift - 0.003), 0.012) * frame.by_v(-0.13 * ramp(v - 0.03, 0.05) * ramp(0.375 - v, 0.05))
-    arm = np.abs(frame.v - 0.365 - 0.85 * np.abs(frame.u - outline.shift))
-    bronchi = -0.06 * ramp(0.012 - arm, 0.012) * ramp(0.085 - frame.w, 0.05)
-    return a.spine * (body + pedicle + process) + windpipe + bronchi
+    pedicle = bump(x, 0.022, 0.0042) * frame.by_v(0.05 * bump(phase, 0.45, 0.11), window)
+    process = bump(x, 0.0, 0.0042) * frame.by_v(0.05 * bump(phase, 0.75, 0.14), window)
+    image[window] += a.spine * (body + pedicle + process)
+    x = np.abs(frame.u[window] - 0.8 * outline.shift - 0.003)
+    image[window] += ramp(0.017 - x, 0.012) * frame.by_v(-0.13 * ramp(v - 0.03, 0.05) * ramp(0.375 - v, 0.05), window)
+    window = frame.window(-0.1, 0.1, 0.34, 0.48)
+    x = np.abs(frame.u[window] - outline.shift)
+    image[window] -= 0.06 * ramp(0.012 - np.abs(frame.v[window] - 0.365 - 0.85 * x), 0.012) * ramp(0.085 - x, 0.05)
 
 
-def _shoulder_window(frame: Frame, sign: int) -> tuple[slice, slice]:
-    return frame.window(*((0.0, 0.56) if sign > 0 else (-0.56, 0.0)), 0.02, 0.56)
-
-
-def _shoulder(frame: Frame, outline: Outline, side: str) -> np.ndarray:
-    a, sign = outline.a, SIDES[side]
-    window = _shoulder_window(frame, sign)
-    u = np.abs(frame.along_u)
-    w, v = frame.u[window] * sign, frame.v[window]
+def _add_shoulders(frame: Frame, outline: Outline, image: np.ndarray) -> None:
+    a, u = outline.a, np.abs(frame.along_u)
     d = np.clip((u - 0.025) / 0.34, 0, 1.2)
-    middle = a.lung_top + a.clavicle_height + 0.010 * np.sin(d * 2 * np.pi) - a.clavicle_slope * d - 0.25 * sign * outline.shift
+    middle = a.lung_top + a.clavicle_height + 0.010 * np.sin(d * 2 * np.pi) - a.clavicle_slope * d
+    middle -= 0.25 * outline.shift * np.sign(frame.along_u)
     half = 0.0105 + 0.005 * bump(d, 0, 0.12) + 0.003 * d
-    inside = frame.by_u(half.astype(np.float32), window) - np.abs(v - frame.by_u(middle, window))
-    bone = ramp(inside, 0.007) * ramp(w - 0.026, 0.01) * ramp(0.40 - w, 0.03)
-    image = bone * (0.10 + 0.06 * (1 - ramp(inside - 0.005, 0.006)))
-    border = a.scapula + 0.05 * np.square((v - 0.22) * 4) - 0.02 * (v - 0.2)
-    blade = ramp(w - border, 0.012) * ramp(v - 0.15, 0.05) * ramp(0.44 + 0.9 * (0.33 - np.abs(w - 0.35)) - 0.3 - v, 0.05)
-    image += blade * (0.035 + 0.05 * (1 - ramp(w - border - 0.008, 0.01)))
-    r = np.hypot(w - 0.44, (v - 0.20) * 0.9)
-    shaft = ramp(0.026 - np.abs(w - 0.47 - 0.12 * (v - 0.2)), 0.012) * ramp(v - 0.22, 0.04)
-    image += 0.16 * np.maximum(ramp(0.048 - r, 0.014), 0.8 * shaft)
-    return image
+    window = frame.window(-0.42, 0.42, a.lung_top - 0.03, a.lung_top + 0.15)
+    inside = frame.by_u(half, window) - np.abs(frame.v[window] - frame.by_u(middle, window))
+    bone = ramp(inside, 0.007) * frame.by_u(ramp(u - 0.026, 0.01) * ramp(0.40 - u, 0.03), window)
+    image[window] += bone * (0.16 - 0.06 * ramp(inside - 0.005, 0.006))
+    window = frame.window(-0.6, 0.6, 0.12, 0.5)
+    w, v = frame.w[window], frame.v[window]
+    border = w - frame.by_v(a.scapula + 0.8 * np.square(frame.along_v - 0.22) - 0.02 * (frame.along_v - 0.2), window)
+    blade = ramp(border, 0.012) * ramp(frame.by_u(0.14 + 0.9 * (0.33 - np.abs(u - 0.35)), window) - v, 0.05)
+    blade *= 0.085 - 0.05 * ramp(border - 0.008, 0.01)
+    head = ramp(0.048 - np.hypot(w - 0.44, (v - 0.20) * 0.9), 0.014)
+    shaft = ramp(0.026 - np.abs(w - 0.12 * v - 0.446), 0.012) * ramp(v - 0.22, 0.04)
+    image[window] += blade + 0.16 * np.maximum(head, 0.8 * shaft)
 
 
 def vessels(frame: Frame, outline: Outline, patient: Patient, lungs: dict[str, np.ndarray]) -> np.ndarray:
@@ -253,18 +292,21 @@ def vessels(frame: Frame, outline: Outline, patient: Patient, lungs: dict[str, n
     image = np.zeros_like(frame.u)
     for side, sign in SIDES.items():
         bank = vessel_bank(int(rng.integers(TREES)), side_of_bank)
-        stretch, lean = rng.uniform(0.9, 1.15, 2), rng.uniform(-0.12, 0.12)
+        stretch_w, stretch_v, lean = ([0.9, 0.9, -0.12] + rng.random(3) * [0.25, 0.25, 0.24]).tolist()
         drop = 0.012 if side == "right" else -0.008
         hilum_w, hilum_v = 0.085 + sign * outline.shift, 0.45 + drop + 0.4 * outline.lower
-        w, v = frame.u * sign - hilum_w, frame.v - hilum_v
-        column = np.clip((0.085 + stretch[0] * w) * side_of_bank, 0, side_of_bank // 2 - 1).astype(np.intp)
-        row = np.clip((0.45 + stretch[1] * v + lean * w) * side_of_bank, 0, side_of_bank - 1).astype(np.intp)
-        layer = bank.take(row * (side_of_bank // 2) + column)
-        root = np.exp(-(np.square(w * (1 / 0.026)) + np.square((v - 0.012) * (1 / 0.05))))
-        image += lungs[side] * (a.vessels * layer + 0.13 * a.hilum * root)
-    haze = 0.010 * texture("patch", frame.size, (slice(0, frame.size),) * 2, rng.random(2))
-    image += haze * (lungs["right"] + lungs["left"])
-    return image
+        window = frame.half(side, a.lung_top - 0.02, 1.0)
+        w, v = frame.u[window] * sign - hilum_w, frame.v[window] - hilum_v
+        column = np.clip((0.085 + stretch_w * w) * side_of_bank, 0, side_of_bank // 2 - 1).astype(np.intp)
+        row = np.clip((0.45 + stretch_v * v + lean * w) * side_of_bank, 0, side_of_bank - 1).astype(np.intp)
+        image[window] += a.vessels * bank.take(row * (side_of_bank // 2) + column)
+        window = frame.window(sign * hilum_w - 0.06, sign * hilum_w + 0.06, hilum_v - 0.10, hilum_v + 0.12)
+        root = bump(frame.u[window], sign * hilum_w, 0.019) * bump(frame.v[window], hilum_v + 0.012, 0.036)
+        image[window] += 0.11 * a.hilum * root
+        if a.crowding > 0:  # full vessels or a shallow breath: a haze that is no disease
+            window = frame.window(*sorted((0.0, 0.32 * sign)), 0.2, 0.82)
+            image[window] += a.crowding * bump(frame.u[window] * sign, 0.13, 0.075) * bump(frame.v[window], 0.52, 0.12)
+    return image * (lungs["right"] + lungs["left"])
 
 
 def gas_bubble(frame: Frame, outline: Outline, image: np.ndarray) -> None:

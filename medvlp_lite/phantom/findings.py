@@ -11,12 +11,12 @@ import numpy as np
 
 from . import opacities
 from .anatomy import SIDES
-from .devices import stroke
+from .devices import strokes
 from .patients import FindingSpec, Patient, stream
 from .scene import Scene
 from .textures import bump, ramp, texture
 
-HEART_GROWTH = (1.22, 1.40, 1.60)
+HEART_GROWTH = (1.20, 1.38, 1.60)
 DOME_LIFT = (0.016, 0.036, 0.065)
 PULL = (0.004, 0.012, 0.022)
 PUSH = (0.0, 0.004, 0.02)
@@ -55,16 +55,21 @@ def draw_finding(spec: FindingSpec, scene: Scene) -> np.ndarray:
 def _heart_mask(scene: Scene) -> np.ndarray:
     frame, outline = scene.frame, scene.outline
     v = frame.along_v
-    left, right = frame.by_v(outline.silhouette("left", v)), frame.by_v(outline.silhouette("right", v))
-    floor = frame.by_u(np.minimum(outline.dome("left", 0.12) + 0.02, outline.dome("right", 0.12) + 0.02) + 0 * frame.along_u)
+    left, right = (
+        frame.by_v(outline.curve("silhouette", "left", v)),
+        frame.by_v(outline.curve("silhouette", "right", v)),
+    )
+    floor = frame.by_u(
+        np.minimum(outline.dome("left", 0.12) + 0.02, outline.dome("right", 0.12) + 0.02) + 0 * frame.along_u
+    )
     return (frame.u < left) & (frame.u > -right) & (frame.v > 0.45) & (frame.v < floor)
 
 
 def _effusion(scene: Scene, spec: FindingSpec, side: str, rng: np.random.Generator) -> tuple:
-    jitter, sharp, tilt, veil, fade = rng.uniform(size=5)
-    flat = (0.026, 0.10, 0.235)[spec.level] * (0.85 + 0.35 * jitter)
+    jitter, sharp, tilt, veil, fade = rng.random(5).tolist()
+    flat = (0.022, 0.09, 0.23)[spec.level] * (0.85 + 0.35 * jitter)
     climb = (0.055, 0.085, 0.11)[spec.level]
-    dense = (0.62, 0.80, 0.93)[spec.level] * (0.8 + 0.2 * fade)
+    dense = (0.55, 0.78, 0.93)[spec.level] * (0.8 + 0.2 * fade)
     wall = float(scene.outline.outer(side, 0.78))
     floor = float(scene.outline.dome(side, wall - 0.005))
     window = scene.half(side, floor - flat - climb - 0.16, floor + 0.03)
@@ -77,7 +82,7 @@ def _effusion(scene: Scene, spec: FindingSpec, side: str, rng: np.random.Generat
     if veil < 0.3:  # a film taken lying down: fluid spreads behind the lung
         alpha = np.maximum(alpha, lung * (0.10 + 0.08 * spec.level) * ramp(depth + 0.09, 0.16))
     alpha *= ramp(wall + 0.05 - w, 0.02)
-    scene.image[window] += alpha * (0.74 - scene.image[window])
+    scene.image[window] += alpha * (np.maximum(scene.solid[window] + 0.12, 0.66) - scene.image[window])
     scene.blood[window] *= 1 - alpha
     return window, (depth > 0) & (lung > 0.5)
 
@@ -85,7 +90,7 @@ def _effusion(scene: Scene, spec: FindingSpec, side: str, rng: np.random.Generat
 def _wall_distance(scene: Scene, side: str, window: tuple) -> np.ndarray:
     """Distance from the pleura of the wall and the apex, at every pixel of the window."""
     frame, outline = scene.frame, scene.base
-    lateral = frame.by_v(outline.outer(side, frame.along_v), window) - scene.w(side, window)
+    lateral = frame.by_v(outline.curve("outer", side, frame.along_v), window) - scene.w(side, window)
     apex = frame.v[window] - frame.by_u(_roof(scene, side), window)
     return np.minimum(lateral, apex)
 
@@ -101,8 +106,8 @@ def _roof(scene: Scene, side: str) -> np.ndarray:
 
 
 def _pneumothorax(scene: Scene, spec: FindingSpec, side: str, rng: np.random.Generator) -> tuple:
-    jitter, dark, edge, wave = rng.uniform(size=4)
-    gap = (0.034, 0.065, 0.115)[spec.level] * (0.88 + 0.24 * jitter)
+    jitter, dark, edge, wave = rng.random(4).tolist()
+    gap = (0.040, 0.070, 0.118)[spec.level] * (0.88 + 0.24 * jitter)
     top, bottom = scene.base.a.lung_top, scene.base.height(side, 1.0)
     t = (scene.frame.along_v - top) / (bottom - top)
     if spec.position == "apical":
@@ -115,17 +120,17 @@ def _pneumothorax(scene: Scene, spec: FindingSpec, side: str, rng: np.random.Gen
     gone = ramp(inward, 0.008) * lung * scene.frame.by_v(ramp(profile - 0.004, 0.006), window)
     line = np.exp(-np.square(inward * (1 / 0.0032))) * lung * scene.frame.by_v(ramp(profile - 0.006, 0.008), window)
     scene.blood[window] *= 1 - gone
-    scene.image[window] += -(0.055 + 0.03 * dark) * gone + (0.085 + 0.05 * edge) * line
+    scene.image[window] += -(0.065 + 0.03 * dark) * gone + (0.085 + 0.05 * edge) * line
     if spec.level == 2:
         scene.image[window] += 0.05 * (1 - gone) * lung  # the lung that is left is denser
     return window, (gone > 0.5)
 
 
 def _pleural_thickening(scene: Scene, spec: FindingSpec, side: str, rng: np.random.Generator) -> tuple:
-    jitter, place, wave = rng.uniform(size=3)
+    jitter, place, wave = rng.random(3).tolist()
     offset = rng.random(2)
-    thick = (0.013, 0.021, 0.034)[spec.level] * (0.9 + 0.3 * jitter)
-    dense = (0.17, 0.23, 0.31)[spec.level]
+    thick = (0.023, 0.034, 0.050)[spec.level] * (0.9 + 0.3 * jitter)
+    dense = (0.22, 0.28, 0.36)[spec.level]
     top, bottom = scene.base.a.lung_top, scene.base.height(side, 1.0)
     span = {"apical": (0.0, 0.16), "lateral": (0.38 + 0.2 * place, 0.20), "basal": (1.02, 0.20)}[spec.position]
     v = scene.frame.along_v
@@ -141,9 +146,9 @@ def _pleural_thickening(scene: Scene, spec: FindingSpec, side: str, rng: np.rand
 
 
 def _edema(scene: Scene, spec: FindingSpec, side: str, rng: np.random.Generator) -> tuple:
-    reach, low, lines = rng.uniform(size=3)
+    reach, low = rng.random(2).tolist()
     offset = rng.random(2)
-    dense = (0.075, 0.135, 0.205)[spec.level] * (0.9 + 0.2 * reach)
+    dense = (0.07, 0.13, 0.21)[spec.level] * (0.9 + 0.2 * reach)
     window = scene.half(side, 0.10, 0.98)
     w, v = scene.w(side, window), scene.frame.v[window]
     centre = 0.50 + 0.06 * low
@@ -153,14 +158,14 @@ def _edema(scene: Scene, spec: FindingSpec, side: str, rng: np.random.Generator)
     cloud = 0.8 + 0.25 * texture("cloud", scene.frame.size, window, offset)
     cloud += 0.15 * texture("patch", scene.frame.size, window, offset)
     scene.lay(window, dense * haze * cloud)
-    scene.blood[window] *= 1 + (0.25, 0.45, 0.6)[spec.level] * wing
+    scene.blood[window] *= 1 + (0.12, 0.3, 0.5)[spec.level] * wing
     floor = scene.base.height(side, 1.0)
-    for k in range((3, 6, 9)[spec.level]):
-        height = floor + 0.03 - 0.024 * k + rng.normal(0, 0.003)
-        edge = float(scene.base.outer(side, height)) - 0.006
-        length = rng.uniform(0.022, 0.05)
-        points = np.array([[edge, height], [edge - length, height + rng.normal(0, 0.003)]]) * [SIDES[side], 1]
-        stroke(scene.frame, scene.image, points, 0.0045, 0.05 + 0.02 * spec.level)
+    count = 9
+    start = floor + 0.03 - 0.024 * np.arange(count) + rng.normal(0, 0.003, count)
+    edge = scene.base.outer(side, start) - 0.006
+    stop = np.stack([edge - rng.uniform(0.022, 0.05, count), start + rng.normal(0, 0.003, count)], axis=1)
+    lines = np.stack([np.stack([edge, start], axis=1), stop], axis=1) * [SIDES[side], 1]
+    strokes(scene.frame, scene.image, lines[: (3, 6, 9)[spec.level]], 0.0045, 0.035 + 0.02 * spec.level)
     return window, haze > 0.35
 
 

@@ -66,6 +66,12 @@ def stream(*key: int | str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(words))
 
 
+def dust(patient_seed: int, finding_seed: int) -> tuple[str, float]:
+    """What the small opacities of a pneumoconiosis look like: "rounded" or "irregular", and their radius."""
+    rng = stream(patient_seed, "dust", finding_seed)
+    return ("irregular" if rng.random() < 0.25 else "rounded"), float(rng.uniform(0.0058, 0.0092))
+
+
 def allowed_sides(entity: str) -> tuple[str | None, ...]:
     """The sides ``entity`` may have, the usual one first; (None,) for the heart."""
     if entity == "cardiomegaly":
@@ -122,7 +128,7 @@ class Anatomy:
     flank: float = _between(0.045, 0.10)
     shoulder: float = _between(0.10, 0.19)
     neck: float = _between(0.095, 0.14)
-    heart: float = _between(0.82, 1.22)
+    heart: float = _between(0.82, 1.25)
     heart_tilt: float = _between(-0.03, 0.03)
     knob: float = _between(0.25, 1.2)
     trunk: float = _between(0.1, 1.0)
@@ -131,7 +137,7 @@ class Anatomy:
     rib_phase: float = _between(0.0, 1.0)
     rib_slope: float = _between(0.7, 1.4)
     rib_contrast: float = _between(0.55, 1.25)
-    clavicle_height: float = _between(0.055, 0.095)
+    clavicle_height: float = _between(0.07, 0.11)
     clavicle_slope: float = _between(0.02, 0.075)
     scapula: float = _between(0.27, 0.36)
     breast: float = _between(-0.9, 0.9)
@@ -140,7 +146,8 @@ class Anatomy:
     bend: float = _between(-0.006, 0.006)
     lung_density: float = _between(-0.04, 0.06)
     vessels: float = _between(0.75, 1.3)
-    hilum: float = _between(0.6, 1.3)
+    hilum: float = _between(0.6, 1.4)
+    crowding: float = _between(-0.02, 0.07)
     gas: float = _between(-0.5, 1.0)
 
 
@@ -149,9 +156,9 @@ class Exposure:
     """How one film was taken: pose and beam. Redrawn at each visit."""
 
     rotation: float = _between(-0.06, 0.06)
-    shift_x: float = _between(-0.03, 0.03)
-    shift_y: float = _between(-0.025, 0.025)
-    scale: float = _between(0.93, 1.08)
+    shift_x: float = _between(-0.045, 0.045)
+    shift_y: float = _between(-0.04, 0.04)
+    scale: float = _between(0.90, 1.09)
     turn: float = _between(-0.022, 0.022)
     inspiration: float = _between(-0.03, 0.03)
     gamma: float = _between(0.75, 1.30)
@@ -161,7 +168,8 @@ class Exposure:
     blur: float = _between(0.0015, 0.0048)
     noise: float = _between(0.006, 0.022)
     collimation: float = _between(-0.06, 0.04)
-    tone: float = _between(-0.08, 0.08)
+    tone: float = _between(-0.10, 0.10)
+    heel: float = _between(-0.12, 0.12)
 
 
 def _draw(kind: type, rng: np.random.Generator) -> dict[str, float]:
@@ -237,9 +245,7 @@ class Patient:
     def _change(self, entity: str, **changes: str | None) -> Patient:
         self._require(entity)
         given = {name: value for name, value in changes.items() if value is not None}
-        return replace(
-            self, findings=tuple(replace(s, **given) if s.entity == entity else s for s in self.findings)
-        )
+        return replace(self, findings=tuple(replace(s, **given) if s.entity == entity else s for s in self.findings))
 
 
 def sample_patient(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .anatomy import Frame, Outline, bones, gas_bubble, lung_fields, soft_tissue, vessels
+from .anatomy import Frame, Outline, bones, gas_bubble, lung_fields, pixel_grid, soft_tissue, vessels
 from .devices import draw_devices, draw_marker
 from .findings import deform, draw_finding
 from .patients import Patient, stream
@@ -42,11 +42,12 @@ def render(patient: Patient, size: int = 128) -> Rendered:
     if changed:
         outline = Outline(patient.anatomy, patient.exposure, patient.view, **changed)
         lungs = lung_fields(frame, outline)
-    image, heart = soft_tissue(frame, outline, patient, lungs["right"] + lungs["left"])
-    image += bones(frame, outline, patient)
+    tissue = soft_tissue(frame, outline, lungs["right"] + lungs["left"])
+    image = tissue.image
+    image += bones(frame, outline) * tissue.body * (1 - 0.45 * tissue.heart)
     gas_bubble(frame, outline, image)
-    blood = vessels(frame, outline, patient, lungs) * (1 - 0.7 * heart)
-    scene = Scene(patient, frame, outline, base, lungs, healthy, image, blood)
+    blood = vessels(frame, outline, patient, lungs) * (1 - 0.7 * tissue.heart)
+    scene = Scene(patient, frame, outline, base, lungs, healthy, image, tissue.solid, blood)
     masks = tuple(draw_finding(spec, scene) for spec in patient.findings)
     image += blood
     draw_devices(patient, frame, image)
@@ -58,8 +59,9 @@ def render(patient: Patient, size: int = 128) -> Rendered:
 
 def _chest(frame: Frame, outline: Outline) -> np.ndarray:
     v, u = frame.along_v, frame.along_u
-    wide = frame.w <= frame.by_v(outline.outer("left", v) + 0.01)
-    low = frame.by_u(np.where(u > 0, outline.dome("left", u), outline.dome("right", -u)) + 0.02)
+    wide = frame.w <= frame.by_v(outline.curve("outer", "left", v) + 0.01)
+    right, left = (outline.curve("dome", side, np.abs(u)) for side in ("right", "left"))
+    low = frame.by_u(np.where(u > 0, left, right) + 0.02)
     return wide & (frame.v <= low) & (frame.v >= outline.a.lung_top - 0.01)
 
 
@@ -70,10 +72,12 @@ def _expose(patient: Patient, frame: Frame, image: np.ndarray) -> np.ndarray:
     e = patient.exposure
     image = gaussian_filter(image, e.blur * frame.size, truncate=2.5, mode="nearest")
     image = image * (1 - e.scatter) + e.scatter * 0.55 + e.offset
-    image *= e.gain * (1 + e.tone * 2 * (frame.v - 0.5))
-    image = np.where(image > 0.72, 0.72 + 0.5 * np.tanh((image - 0.72) / 0.5), image)
-    np.clip(image, 0, 1, out=image)
-    image **= np.float32(e.gamma)
+    x, y = pixel_grid(frame.size)
+    image *= e.gain * (1 + 2 * e.tone * (y - 0.5) + 2 * e.heel * (x - 0.5))
+    levels = np.arange(4096, dtype=np.float32) / 2048
+    film = np.where(levels > 0.72, 0.72 + 0.5 * np.tanh((levels - 0.72) / 0.5), levels)
+    film = np.clip(film, 0, 1) ** np.float32(e.gamma)
+    image = film.take(np.clip(image * 2048, 0, 4095).astype(np.intp))
     if e.collimation > 0:
         edge = e.collimation
         side = (np.arange(frame.size, dtype=np.float32) + 0.5) / frame.size
@@ -85,6 +89,7 @@ def _expose(patient: Patient, frame: Frame, image: np.ndarray) -> np.ndarray:
 def _digitise(patient: Patient, image: np.ndarray) -> np.ndarray:
     size = image.shape[0]
     rng = stream(patient.seed, "noise", patient.visit)
-    grain = patient.exposure.noise * min(size / 128, 4.0) ** 0.5
-    image = image + grain * rng.standard_normal(image.shape, dtype=np.float32) * (0.5 + 0.5 * image)
+    grain = patient.exposure.noise * min(size / 128, 4.0) ** 0.5 * 6**0.5
+    speckle = rng.random(image.shape, dtype=np.float32) + rng.random(image.shape, dtype=np.float32) - 1
+    image = image + grain * speckle * (0.5 + 0.5 * image)
     return np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8)

@@ -16,7 +16,8 @@ ZONE_SPAN = {"apical": (0.04, 0.12), "upper": (0.14, 0.32), "mid": (0.40, 0.60),
 class Scene:
     """``outline`` and ``lungs`` are as the findings deform them, ``base`` and ``healthy`` as they would be without.
 
-    ``image`` is attenuation, about 0 (air) to 1; ``blood`` is what vessels add. Both are float32 (S, S).
+    ``image`` is attenuation, about 0 (air) to 1; ``solid`` is soft tissue as it would be
+    without air in the lungs; ``blood`` is what vessels add. All are float32 (S, S).
     """
 
     patient: Patient
@@ -26,11 +27,12 @@ class Scene:
     lungs: dict[str, np.ndarray]
     healthy: dict[str, np.ndarray]
     image: np.ndarray
+    solid: np.ndarray
     blood: np.ndarray
 
     def half(self, side: str, top: float, bottom: float) -> tuple[slice, slice]:
         """The pixel window of one half of the chest between two heights."""
-        return self.frame.window(*((0.0, 0.47) if side == "left" else (-0.47, 0.0)), top, bottom)
+        return self.frame.half(side, top, bottom)
 
     def around(self, side: str, w: float, v: float, reach: float) -> tuple[slice, slice]:
         """The pixel window around a point."""
@@ -46,7 +48,7 @@ class Scene:
         image = self.image[window]
         image += density * np.clip((0.95 - image) * (1 / 0.75), 0, 1.2)
 
-    def place(self, side: str, position: str, draws: np.ndarray, margin: float) -> tuple[float, float]:
+    def place(self, side: str, position: str, draws: list[float], margin: float) -> tuple[float, float]:
         """A point (w, v) in the zone, ``margin`` away from heart and wall where the lung allows."""
         low, high = ZONE_SPAN[position]
         v = self.base.height(side, low + (high - low) * draws[0])

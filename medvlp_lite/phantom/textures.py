@@ -19,13 +19,21 @@ TREES = 24
 
 def ramp(distance: np.ndarray, softness: float) -> np.ndarray:
     """A smooth step from 0 to 1 over ``softness``, half at distance 0; exactly 0 and 1 outside."""
-    t = np.clip(distance * (1 / softness) + 0.5, 0.0, 1.0)
-    return t * t * (3.0 - 2.0 * t)
+    t = distance * (1 / softness)
+    t += 0.5
+    np.maximum(t, 0.0, out=t)
+    np.minimum(t, 1.0, out=t)
+    smooth = t * -2.0
+    smooth += 3.0
+    t *= t
+    smooth *= t
+    return smooth
 
 
 def bump(x: np.ndarray | float, centre: float, width: float) -> np.ndarray:
     """A Gaussian bump of height 1 and standard deviation ``width``."""
-    return np.exp(-0.5 * np.square((x - centre) / width))
+    z = (x - centre) * (0.7071068 / width)
+    return np.exp(-z * z)
 
 
 def bank_size(size: int) -> int:
@@ -68,22 +76,35 @@ def texture(kind: str, size: int, window: tuple[slice, slice], offset: np.ndarra
 def _tree(index: int) -> np.ndarray:
     """Line segments of one lung's vessels: columns w0, v0, w1, v1, calibre; the hilum is at (0.085, 0.45)."""
     rng = stream(7, "tree", index)
+    trunks = [
+        (-1.25, 0.0056),
+        (-0.85, 0.0052),
+        (-0.35, 0.0042),
+        (0.2, 0.004),
+        (0.6, 0.005),
+        (0.95, 0.006),
+        (1.3, 0.0062),
+    ]
     todo = []
-    for angle in np.linspace(-1.35, 1.35, 8) + rng.normal(0, 0.09, 8):
-        todo.append((0.07 + 0.012 * np.cos(angle), 0.45 + 0.045 * np.sin(angle), angle, rng.uniform(0.0052, 0.0078)))
+    for angle, calibre in trunks:
+        angle = angle + rng.normal(0, 0.12)
+        start = (0.075 + 0.015 * np.cos(angle), 0.45 + 0.04 * np.sin(angle))
+        todo.append((*start, angle, calibre * rng.uniform(0.85, 1.15)))
     segments = []
     while todo:
         w, v, angle, calibre = todo.pop()
+        bend = rng.normal(0, 0.07)
         for _ in range(int(rng.integers(3, 6))):
-            length = rng.uniform(0.016, 0.03)
-            angle += rng.normal(0, 0.13) + 0.03 * np.sign(angle)
+            length = rng.uniform(0.010, 0.022)
+            angle += bend + rng.normal(0, 0.09)
             new_w, new_v = w + length * np.cos(angle), v + length * np.sin(angle)
             segments.append((w, v, new_w, new_v, calibre))
-            w, v = new_w, new_v
-        if calibre > 0.0016 and 0.04 < w < 0.42 and 0.1 < v < 0.92:
-            fork, share = rng.uniform(0.3, 0.6), rng.uniform(0.68, 0.82)
-            todo.append((w, v, angle + fork * share * 0.7, calibre * share))
-            todo.append((w, v, angle - fork, calibre * (1.42 - share)))
+            w, v, calibre = new_w, new_v, 0.985 * calibre
+        if calibre > 0.0011 and 0.03 < w < 0.42 and 0.1 < v < 0.92:
+            fork, share = rng.uniform(0.35, 0.8), rng.uniform(0.70, 0.88)
+            turn = rng.choice([-1, 1])
+            todo.append((w, v, angle + turn * fork * 0.4, calibre * share))
+            todo.append((w, v, angle - turn * fork, calibre * (1.5 - share)))
     return np.asarray(segments)
 
 
@@ -94,14 +115,14 @@ def vessel_bank(index: int, side: int) -> np.ndarray:
 
     segments = _tree(index)
     image = np.zeros((side, side // 2))
-    for low, high in ((0.0, 0.0021), (0.0021, 0.003), (0.003, 0.0042), (0.0042, 0.0058), (0.0058, 1.0)):
+    for low, high in ((0.0, 0.0017), (0.0017, 0.0024), (0.0024, 0.0034), (0.0034, 0.0046), (0.0046, 1.0)):
         chosen = segments[(segments[:, 4] >= low) & (segments[:, 4] < high)]
         if not len(chosen):
             continue
         steps = (np.arange(max(8, side // 24)) + 0.5) / max(8, side // 24)
         along = chosen[:, None, :2] + steps[None, :, None] * (chosen[:, None, 2:4] - chosen[:, None, :2])
         length = np.hypot(chosen[:, 2] - chosen[:, 0], chosen[:, 3] - chosen[:, 1])
-        mass = np.repeat(length * chosen[:, 4] ** 2 / len(steps), len(steps))  # thickness of blood along the beam
+        mass = np.repeat(length * chosen[:, 4] ** 1.6 / len(steps), len(steps))  # thickness of blood along the beam
         rows, columns = (along[..., 1] * side).astype(int).ravel(), (along[..., 0] * side).astype(int).ravel()
         inside = (rows >= 0) & (rows < side) & (columns >= 0) & (columns < side // 2)
         layer = np.bincount(
@@ -109,7 +130,8 @@ def vessel_bank(index: int, side: int) -> np.ndarray:
         )
         width = 0.55 * chosen[:, 4].mean()
         image += gaussian_filter(layer.reshape(side, side // 2), width * side, truncate=3) * side**2
-    return (image * 16).astype(np.float32)
+    mottle = texture_bank("patch", max(256, side))[-side:, : side // 2]  # vessels too fine to be seen one by one
+    return (3.4 * image + 0.010 * mottle).astype(np.float32)
 
 
 def splat(image: np.ndarray, rows: np.ndarray, columns: np.ndarray, radius: np.ndarray, height: np.ndarray) -> None:
@@ -120,7 +142,8 @@ def splat(image: np.ndarray, rows: np.ndarray, columns: np.ndarray, radius: np.n
     r, c = near_r[:, None] + steps, near_c[:, None] + steps
     width = np.maximum(radius, 0.45)[:, None] * 0.62
     shrink = np.minimum(1.0, radius / 0.45) ** 2  # a spot smaller than a pixel keeps its mass
-    along_r, along_c = bump(r - rows[:, None], 0, width), bump(c - columns[:, None], 0, width)
+    along_r = np.exp(-0.5 * np.square((r - rows[:, None]) / width))
+    along_c = np.exp(-0.5 * np.square((c - columns[:, None]) / width))
     values = (height * shrink)[:, None, None] * along_r[:, :, None] * along_c[:, None, :]
     keep = ((r >= 0) & (r < image.shape[0]))[:, :, None] & ((c >= 0) & (c < image.shape[1]))[:, None, :]
     flat = (r[:, :, None] * image.shape[1] + c[:, None, :])[keep]

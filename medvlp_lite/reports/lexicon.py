@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,33 +50,39 @@ class Concept:
 
 @dataclass
 class Lexicon:
-    """Phrases by their first lemma, longest first; see ``load``. Built in chapter 02_reports_to_triplets."""
+    """Phrases with their meanings, and for each first lemma the phrase lengths to try, longest first; see ``load``.
+
+    Built in chapter 02_reports_to_triplets.
+    """
 
     concepts: dict[str, Concept]
     observations: dict[str, dict[str, str]]
-    phrases: dict[str, list[tuple[tuple[str, ...], list[tuple[str, str]]]]] = field(default_factory=dict)
+    phrases: dict[tuple[str, ...], list[tuple[str, str]]] = field(default_factory=dict)
+    sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     words: set[str] = field(default_factory=set)
     forms: dict[str, str] = field(default_factory=dict)
     drop: frozenset[str] = frozenset()
     lemmas: dict[str, tuple[str | None, ...]] = field(default_factory=dict)
     fuzzy: dict[str, str] = field(default_factory=dict)
+    possible: frozenset[str] = frozenset()
+    site_words: set[tuple[str, ...]] = field(default_factory=set)
 
     def add(self, phrase: str, kind: str, value: str) -> None:
         """Register one phrase (lemmas with blanks between) under ``kind``."""
-        words = tuple(phrase.split())
+        words = tuple(self.forms.get(word, word) for word in phrase.split())
         self.words.update(words)
-        entries = self.phrases.setdefault(words[0], [])
-        for known, meanings in entries:
-            if known == words:
-                if (kind, value) not in meanings:
-                    meanings.append((kind, value))
-                return
-        entries.append((words, [(kind, value)]))
+        if kind == "site" and len(words) == 1:
+            self.site_words.add(words)
+        meanings = self.phrases.setdefault(words, [])
+        if (kind, value) not in meanings:
+            meanings.append((kind, value))
 
     def freeze(self) -> None:
-        """Sort phrases longest first and index long words for misspellings by one deleted letter."""
-        for entries in self.phrases.values():
-            entries.sort(key=lambda entry: -len(entry[0]))
+        """Note the phrase lengths of each first lemma, and index long words for misspellings by one deleted letter."""
+        for words in sorted(self.phrases, key=len, reverse=True):
+            known = self.sizes.get(words[0], ())
+            if len(words) not in known:
+                self.sizes[words[0]] = (*known, len(words))
         for word in self.words | set(self.forms):
             if len(word) >= 8:
                 for i in range(len(word)):
@@ -118,12 +125,14 @@ class Lexicon:
             left, right = self._known(word[:cut]), self._known(word[cut:])
             if left and right and (cut >= 4 or word[:cut] in ("no", "the", "and", "or", "of", "is")):
                 return (left, right)
-        if len(word) >= 8:
-            for i in range(len(word)):
-                near = self.fuzzy.get(word[:i] + word[i + 1 :]) or self.fuzzy.get(word)
-                if near and near[0] == word[0] and abs(len(near) - len(word)) <= 1:
-                    return (self._known(near),)
-        return (None,)
+        near = self._misspelt(word) if len(word) >= 8 else None
+        return (self._known(near),) if near else (None,)
+
+    def _misspelt(self, word: str) -> str | None:
+        """The known long word that one letter too many, too few or wrong has turned into ``word``."""
+        shorter = [word[:i] + word[i + 1 :] for i in range(len(word))]
+        candidates = [*shorter, self.fuzzy.get(word), *map(self.fuzzy.get, shorter)]
+        return next((c for c in candidates if c and c[0] == word[0] and (c in self.words or c in self.forms)), None)
 
     def tokens(self, sentence: str) -> list[Token]:
         """Tokens of a sentence; articles, hyphens and de-identification gaps (XXXX) are left out."""
@@ -132,9 +141,6 @@ class Lexicon:
         for match in TOKEN.finditer(sentence):
             text = match.group()
             start, end = match.span()
-            if text == "C":  # keep single capitals as unknown words
-                out.append(Token(None, start, end))
-                continue
             word = text.lower()
             found = lemmas.get(word)
             if found is None:
@@ -147,19 +153,16 @@ class Lexicon:
         """All phrases in one left-to-right pass, longest first; a phrase with several meanings gives several items."""
         out: list[Item] = []
         lemmas = tuple(token[0] for token in tokens)
-        phrases, position, count = self.phrases, 0, len(lemmas)
+        phrases, sizes, position, count = self.phrases, self.sizes, 0, len(lemmas)
         while position < count:
-            entries = phrases.get(lemmas[position])
-            if entries is not None:
-                for words, meanings in entries:
-                    size = len(words)
-                    if size == 1 or lemmas[position : position + size] == words:
-                        for kind, value in meanings:
-                            out.append(Item(position, position + size, kind, value))
-                        position += size
-                        break
-                else:
-                    position += 1
+            for size in sizes.get(lemmas[position], ()):
+                meanings = phrases.get(lemmas[position : position + size])
+                if meanings is not None:
+                    last = min(position + size, count)
+                    for kind, value in meanings:
+                        out.append(Item(position, last, kind, value))
+                    position = last
+                    break
             else:
                 position += 1
         return out
@@ -172,15 +175,17 @@ def _context_phrases(context: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     for value, phrases in context["normal"].items():
         yield from ((phrase, "normal", value) for phrase in phrases)
     for kind in ("hedges", "hedges_after"):
-        for value, phrases in context[kind].items():
-            yield from ((phrase, kind, value) for phrase in phrases)
+        for phrases in context[kind].values():
+            yield from ((phrase, kind, phrase) for phrase in phrases)
     for kind in ("negation_before", "negation_after", "pseudo", "stops", "history", "advice", "verbs", "prepositions"):
         yield from ((phrase, kind, phrase) for phrase in context[kind])
     yield from ((phrase, "passive", phrase) for phrase in context["passive"])
+    for words in product(*context["pseudo_patterns"].values()):  # "no significant change in"
+        yield " ".join(words), "pseudo", words[0]
     yield from ((phrase, "side", "bilateral") for phrase in context["paired"])
     yield from ((side, "side", side) for side in ("left", "right"))
     yield from ((word, "zone", zone) for word, zone in context["both_words"].items())
-    yield from ((mark, "joint", mark) for mark in (",", "and", "or", "/", ":", "(", ")", "with"))
+    yield from ((mark, "joint", mark) for mark in context["joints"])
 
 
 @lru_cache(maxsize=1)
@@ -192,7 +197,8 @@ def load() -> Lexicon:
         name: Concept(name, row["entity"], row["category"], row["site"], tuple(row.get("needs", ())))
         for name, row in (findings["findings"] | findings["derived"]).items()
     }
-    lexicon = Lexicon(concepts, findings["observations"], drop=frozenset(context["drop"]))
+    weak = frozenset(phrase for kind in ("hedges", "hedges_after") for phrase in context[kind]["possible"])
+    lexicon = Lexicon(concepts, findings["observations"], drop=frozenset(context["drop"]), possible=weak)
     lexicon.words.update(context["known"], (",", ":", "/", "(", ")"))
     for lemma, forms in context["lemmas"].items():
         lexicon.words.add(lemma)

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .lexicon import Item, Token
+from .lexicon import Item, Token, load
 
-OPENERS = frozenset(("change", "grade", "side"))
-STATIVE = ("be", "appear", "remain", "show", "demonstrate", "look", "have", "reveal", "contain", "persist")
+OPENINGS = frozenset((",", "and", "with", ":"))
+CONTRASTS = frozenset(("but", "however", "although", "though"))
+SUBJECTS = frozenset(("finding", "observation", "site", "normal"))
 
 
 class Status(NamedTuple):
@@ -41,14 +42,15 @@ def clauses(items: list[Item], count: int) -> list[int]:
     for index, item in enumerate(items):
         kind = item.kind
         if kind == "stops":
+            if item.value in CONTRASTS and not any(later.kind in SUBJECTS for later in items[index:]):
+                continue
             starts.add(item.first)
             seen_statement = False
         elif kind == "verbs" or kind == "negation_before":
             seen_statement = True
-        elif kind == "joint" and seen_statement and item.value in (",", "and", "with", ":"):
-            if _opens_statement(items, index):
-                starts.add(item.first)
-                seen_statement = False
+        elif kind == "joint" and seen_statement and item.value in OPENINGS and _opens_statement(items, index):
+            starts.add(item.first)
+            seen_statement = False
     return sorted(starts)
 
 
@@ -91,17 +93,23 @@ def status(target: Item, clause: list[Item], sentence: list[Item]) -> Status:
         if item.last <= first:
             if kind == "negation_before":
                 negation, hedge, strength, joint = item.value, None, None, False
-            elif kind == "hedges" and item.kind != "pseudo":
+            elif kind == "hedges":
                 if negation is None or joint:
-                    negation, hedge, strength = None, item.value, _stronger(strength, item)
+                    negation = None
+                    if strength != "possible":
+                        hedge, strength = item.value, _strength(item)
                 joint = False
+            elif kind == "normal" and item.last == first and item.value in ("clear", "free"):
+                negation = item.value
             elif kind == "joint":
                 joint = item.value in (",", "and", "with") or (joint and item.value == "or")
         elif item.first >= last:
             if kind == "negation_after" and negation is None:
                 return Status(False, item.value)
+            if kind == "normal" and item.value == "normal" and negation is None and _predicate(last, item, clause):
+                return Status(False, item.value)
             if kind == "hedges_after" and _reaches(target, item, clause):
-                hedge, strength = item.value, item.value
+                hedge, strength = item.value, _strength(item)
             if kind == "finding" and _separate(last, item.first, clause):
                 break
     if negation is not None:
@@ -111,8 +119,8 @@ def status(target: Item, clause: list[Item], sentence: list[Item]) -> Status:
     return Status()
 
 
-def _stronger(strength: str | None, item: Item) -> str:
-    return "possible" if strength == "possible" else item.value
+def _strength(cue: Item) -> str:
+    return "possible" if cue.value in load().possible else "probable"
 
 
 def _reaches(target: Item, cue: Item, clause: list[Item]) -> bool:
@@ -125,7 +133,18 @@ def _separate(start: int, end: int, clause: list[Item]) -> bool:
     return any(item.kind == "verbs" and start <= item.first < end for item in clause)
 
 
-def alternatives(first: Item, second: Item, between: list[Item], tokens: list[Token]) -> bool:
-    """Whether two findings are offered as alternatives: "scarring or atelectasis", "effusion versus thickening"."""
-    words = [tokens[i].lemma for i in range(first.last, second.first)]
-    return len(words) <= 4 and any(word in ("or", "/", "versus", "vs") for word in words)
+def _predicate(start: int, normal: Item, clause: list[Item]) -> bool:
+    """Whether a finding is said to be normal: "vascular engorgement is within normal limits"."""
+    between = [item.kind for item in clause if start <= item.first < normal.first]
+    return "verbs" in between and set(between) <= {"verbs", "change", "grade"}
+
+
+def alternatives(start: int, end: int, tokens: list[Token]) -> bool:
+    """Whether the words between two findings offer them as alternatives: "scarring or atelectasis", "effusion vs thickening"."""
+    return end - start <= 6 and any(tokens[i].lemma in ("or", "/", "versus", "vs") for i in range(start, end))
+
+
+def versus(target: Item, tokens: list[Token]) -> bool:
+    """Whether a finding stands beside "versus", whatever is on the other side."""
+    window = range(max(0, target.first - 4), min(len(tokens), target.last + 4))
+    return any(tokens[i].lemma in ("versus", "vs") for i in window)

@@ -20,7 +20,8 @@ BODY = (
     "findings/impression|addendum|result|results|observations?|wet read|preliminary report|diagnosis"
 )
 HEADING = re.compile(
-    rf"(?:^|(?<=\n)|(?<=[.:;])[ \t]*)[ \t]*(?:(?P<context>{CONTEXT})|(?P<body>{BODY}))[ \t]*(?::|\n|-(?=\s))", re.IGNORECASE
+    rf"(?:^|(?<=\n)|(?<=[.:;])[ \t]*)[ \t]*(?:(?P<context>{CONTEXT})|(?P<body>{BODY}))[ \t]*(?::|\n|-(?=\s))",
+    re.IGNORECASE,
 )
 ABBREVIATIONS = r"(?<!\bvs)(?<!\bVs)(?<!\bDr)(?<!\bapprox)(?<!\be\.g)(?<!\bi\.e)"
 BOUNDARY = re.compile(
@@ -48,3 +49,11 @@ def sentences(report: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         first = boundary.end()
     if first < end:
         yield first, end
+
+
+def describing_text(report: str) -> str:
+    """The report without indication, comparison and technique: what a text encoder should read of it.
+
+    Built in chapter 03_contrastive_baseline.
+    """
+    return " ".join(" ".join(report[start:end].split()) for start, end in sections(report))

@@ -1,1 +1,1 @@
-"""Real data sets in their official layouts, all yielding Study. One module per set; ``registry`` finds and fetches them."""
+"""Real data sets in their official layouts, all yielding Study; ``registry`` finds and fetches them."""

@@ -1,8 +1,9 @@
-"""What every loader shares: the answer it gives, the sentence it fails with, and how tables and image folders are read."""
+"""What every loader shares: its answer, the sentence it fails with, and how tables and image folders are read."""
 
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,9 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 class SourceError(ValueError):
     """A data set cannot be read: one sentence that names the file (and row) and says what to do."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.split()))
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,9 @@ def loaded(source: str, studies: list[Study], skipped: Counter, notes: Counter) 
     return Loaded(source, studies, dict(skipped), dict(notes))
 
 
-def read_rows(path: Path, required: Iterable[str], *, comment: str | None = None) -> Iterator[tuple[int, dict[str, str]]]:
+def read_rows(
+    path: Path, required: Iterable[str], *, comment: str | None = None
+) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of a CSV file as (line number, {column: stripped text}); lines that start with ``comment`` are passed over.
 
     Raises SourceError for a missing file, a missing column, a row that is too short, or text that is not UTF-8.
@@ -71,14 +77,13 @@ def read_rows(path: Path, required: Iterable[str], *, comment: str | None = None
             missing = [name for name in required if name not in header]
             if missing:
                 raise SourceError(f"{path} lacks the column {missing[0]!r}; fetch the official file again")
-            width = max(header.index(name) for name in required) + 1
+            width = max((header.index(name) for name in required), default=0) + 1
             for line, row in rows:
                 if not any(cell.strip() for cell in row):
                     continue
                 if len(row) < width:
-                    raise SourceError(
-                        f"{path}, line {line}: {len(row)} cells where at least {width} are due; fetch the official file again"
-                    )
+                    found = f"{len(row)} cells where at least {width} are due"
+                    raise SourceError(f"{path}, line {line}: {found}; fetch the official file again")
                 yield line, {name: cell.strip() for name, cell in zip(header, row) if name}
     except FileNotFoundError:
         raise SourceError(f"{path} is missing; put the official file there") from None
@@ -91,16 +96,19 @@ def read_rows(path: Path, required: Iterable[str], *, comment: str | None = None
 def number(row: dict[str, str], column: str, path: Path, line: int) -> float:
     """A cell as a float. Raises SourceError naming file, line and column."""
     try:
-        return float(row[column])
+        value = float(row[column])
+        if math.isfinite(value):
+            return value
     except ValueError:
-        raise SourceError(f"{path}, line {line}: {column.strip()!r} must be a number, got {row[column]!r}") from None
+        pass
+    raise SourceError(f"{path}, line {line}: {column!r} must be a number, got {row[column]!r}; correct the row")
 
 
 def image_files(folders: Iterable[Path], suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Iterator[Path]:
     """The image files that lie in these folders, sorted; a folder that is not there is passed over."""
     for folder in folders:
         if folder.is_dir():
-            yield from sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+            yield from sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.name[0] != ".")
 
 
 def natural(text: str) -> list[tuple[int, str]]:

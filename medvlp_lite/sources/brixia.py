@@ -13,7 +13,7 @@ from typing import Any
 
 from medvlp_lite.sources import covid
 from medvlp_lite.sources.base import Loaded, SourceError, image_files, loaded, read_rows
-from medvlp_lite.sources.registry import locate
+from medvlp_lite.sources.registry import find, locate
 from medvlp_lite.studies import SEVERITIES, Finding, Study, read_image
 
 LICENCE = "CC BY-NC-SA 4.0"
@@ -63,6 +63,7 @@ def load(root: Path | str | None = None, *, covid_root: Path | str | None = None
         raise ValueError(f"reader must be 'senior' or 'junior', got {reader!r}")
     root = locate("brixia", root)
     path = next(p for p in (root / "data" / "public-annotations.csv", root / "public-annotations.csv") if p.is_file())
+    covid_root = covid_root or find("covid", root.parent)
     collection = {s.meta["filename"]: s for s in covid.load(covid_root, views=None, require_image=False).studies}
     own = {p.name: p for p in image_files([path.parent / "public-cohen-subset"])}
     columns = ("filename", *(f"{letter}-{zone}" for letter in READERS.values() for zone in (*ZONES, "Global")))

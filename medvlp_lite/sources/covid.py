@@ -26,7 +26,7 @@ from medvlp_lite.studies import Box, Finding, Study, read_image
 FRONTAL = ("PA", "AP", "AP Supine", "AP Erect")
 HUMAN_MASKS = "semantic_masks_v7labs_lungs.zip"
 NOTES_WARNING = "clinical notes mix history with image findings and often name the diagnosis: they leak the label"
-IDENTICAL = {"81ba2932af55c7663e9d87016776a6_jumbo-1.jpeg": "3d4364c0e44859e86017ee1660112e_jumbo-1.jpeg"}
+IDENTICAL = frozenset({"81ba2932af55c7663e9d87016776a6_jumbo-1.jpeg", "3d4364c0e44859e86017ee1660112e_jumbo-1.jpeg"})
 """The pair of names under which the collection holds one and the same picture."""
 
 _VIRAL, _BACTERIAL = ("pneumonia", "viral pneumonia"), ("pneumonia", "bacterial pneumonia")
@@ -94,9 +94,13 @@ def read_lung_mask(archive: Path | None, member: str | Path, image: Path) -> np.
     """
     from PIL import Image
 
-    with _mask_picture(archive, member) as mask, Image.open(image) as picture:
-        binary = mask.point([0] * 127 + [255] * 129)
-        return np.asarray(binary.resize(picture.size, Image.Resampling.BOX)) >= 128
+    binary = _mask_picture(archive, member).point([0] * 127 + [255] * 129)
+    try:
+        with Image.open(image) as picture:
+            size = picture.size
+    except OSError as error:
+        raise SourceError(f"image file {image} cannot be read ({error}); delete it and fetch it again") from None
+    return np.asarray(binary.resize(size, Image.Resampling.BOX)) >= 128
 
 
 def _mask_picture(archive: Path | None, member: str | Path) -> Any:
@@ -193,7 +197,9 @@ def load(
     rows, person = _rows(root, views, skipped)
     files = {path.name.lower(): path for path in image_files([root / "images"])}
     rows = _with_files(rows, files, require_image, skipped)
-    known = sorted({*PATHS.values(), *(p for row in rows if row["finding"].lower() not in _UNCODED for p in row["paths"])})
+    known = sorted(
+        {*PATHS.values(), *(p for row in rows if row["finding"].lower() not in _UNCODED for p in row["paths"])}
+    )
     archive, human = _human_masks(root) if masks else (None, {})
     severity, boxes = _severity(root), _lung_boxes(root, notes)
     model_folder = root / "annotations" / "lungVAE-masks"
@@ -240,18 +246,27 @@ def load(
 
 
 def _rows(root: Path, views: Sequence[str] | None, skipped: Counter) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """The rows of wanted radiographs, one per file name, and {patient id: first id of the same person}."""
+    """The rows of the wanted radiographs, and {patient id: first id of the same person}.
+
+    Two patient ids that share a file name are one person.
+    """
     table = root / "metadata.csv"
     required = ("patientid", "offset", "finding", "view", "modality", "filename", "url", "license", "clinical_notes")
-    first_owner: dict[str, str] = {}
+    owner: dict[str, str] = {}
     person: dict[str, str] = {}
+
+    def first(patient: str) -> str:
+        while patient in person:
+            patient = person[patient]
+        return patient
+
     rows = []
     for line, row in read_rows(table, required):
         if not row["filename"] or not row["patientid"]:
             raise SourceError(f"{table}, line {line}: patientid or filename is empty; fetch the official file again")
-        owner = first_owner.setdefault(row["filename"], person.get(row["patientid"], row["patientid"]))
-        if owner != row["patientid"]:
-            person.setdefault(row["patientid"], owner)
+        one, other = first(owner.setdefault(row["filename"], row["patientid"])), first(row["patientid"])
+        if one != other:
+            person[other] = one
         view = _view(row["view"])
         if row["modality"] != "X-ray" or row.get("folder") == "volumes":
             skipped[f"modality {row['modality'] or 'unknown'}"] += 1
@@ -259,7 +274,7 @@ def _rows(root: Path, views: Sequence[str] | None, skipped: Counter) -> tuple[li
             skipped[f"view {view}"] += 1
         else:
             rows.append({**row, "view": view, "paths": finding_paths(row["finding"])})
-    return rows, person
+    return rows, {patient: first(patient) for patient in person}
 
 
 def _with_files(
@@ -279,13 +294,12 @@ def _with_files(
             skipped["second row of the same image"] += 1
             continue
         names.add(row["filename"])
-        content = None
-        if path and sizes[path.stat().st_size] > 1:
-            content = hashlib.sha256(path.read_bytes()).hexdigest()
-        if content in contents or IDENTICAL.get(row["filename"]) in names:
+        shared_size = path is not None and sizes[path.stat().st_size] > 1
+        content = hashlib.sha256(path.read_bytes()).hexdigest() if shared_size else row["filename"]
+        if content in contents or names >= IDENTICAL > {row["filename"]}:
             skipped["second copy of the same picture"] += 1
             continue
-        contents |= {content} - {None}
+        contents.add(content)
         kept.append({**row, "path": path})
     return kept
 

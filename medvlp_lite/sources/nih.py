@@ -77,7 +77,9 @@ def _boxes(root: Path) -> dict[str, dict[str, tuple[Box, ...]]]:
         except SourceError:
             raise
         except ValueError as error:
-            raise SourceError(f"{path}, line {line}: {error}; correct the row or fetch the official file again") from None
+            raise SourceError(
+                f"{path}, line {line}: {error}; correct the row or fetch the official file again"
+            ) from None
         of_image = boxes[Path(row["Image Index"]).stem]
         of_image[label] = (*of_image.get(label, ()), box)
     return boxes

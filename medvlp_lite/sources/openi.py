@@ -28,15 +28,19 @@ SECTIONS = ("indication", "comparison", *REPORT_SECTIONS)
 
 SIDES = ("right", "left", "bilateral")
 GRADES = ("borderline", "mild", "moderate", "severe")
-LOCATIONS = frozenset(
-    "abdomen|adipose tissue|anterior|aorta|aorta, thoracic|aortic valve|apex|axilla|azygos lobe|base|blood vessels|"
-    "bone and bones|breast|bronchi|bronchovascular|cardiophrenic angle|cervical vertebrae|clavicle|coronary vessels|"
-    "costophrenic angle|diaphragm|esophagus|heart|heart atria|heart ventricles|hilum|humerus|lingula|lower lobe|"
-    "lumbar vertebrae|lung|lymph nodes|mediastinum|middle lobe|mitral valve|multilobar|neck|paratracheal|peribronchial|"
-    "perihilar|pleura|pleural sinus|posterior|pulmonary alveoli|pulmonary artery|retrocardiac|ribs|shoulder|spine|"
-    "sternum|stomach|subclavian vein|sulcus|supracardiac|superior vena cava|thoracic vertebrae|thorax|thyroid gland|"
-    "trachea|trachea, carina|upper lobe".split("|")
-)
+# fmt: off
+LOCATIONS = frozenset((
+    "abdomen", "adipose tissue", "anterior", "aorta", "aorta, thoracic", "aortic valve", "apex", "axilla",
+    "azygos lobe", "base", "blood vessels", "bone and bones", "breast", "bronchi", "bronchovascular",
+    "cardiophrenic angle", "cervical vertebrae", "clavicle", "coronary vessels", "costophrenic angle", "diaphragm",
+    "esophagus", "heart", "heart atria", "heart ventricles", "hilum", "humerus", "lingula", "lower lobe",
+    "lumbar vertebrae", "lung", "lymph nodes", "mediastinum", "middle lobe", "mitral valve", "multilobar", "neck",
+    "paratracheal", "peribronchial", "perihilar", "pleura", "pleural sinus", "posterior", "pulmonary alveoli",
+    "pulmonary artery", "retrocardiac", "ribs", "shoulder", "spine", "sternum", "stomach", "subclavian vein",
+    "sulcus", "supracardiac", "superior vena cava", "thoracic vertebrae", "thorax", "thyroid gland", "trachea",
+    "trachea, carina", "upper lobe",
+))
+# fmt: on
 ANATOMY = LOCATIONS | {"cardiac shadow", "epicardial fat"}
 """Coding heads that name an organ: what is seen there stands in the coding's ``pattern`` (Lung/hypoinflation)."""
 
@@ -123,7 +127,7 @@ class _Record:
 
 def _xml_texts(root: Path) -> Iterator[tuple[str, bytes]]:
     """(name, bytes) of every report, in the order of their numbers, from loose XML files or from the archive."""
-    loose = [path for folder in (root / "ecgen-radiology", root) if folder.is_dir() for path in folder.glob("*.xml")]
+    loose = [path for folder in (root / "ecgen-radiology", root) for path in folder.glob("[!.]*.xml")]
     if loose:
         for path in sorted(loose, key=lambda path: natural(path.name)):
             yield str(path), path.read_bytes()
@@ -131,7 +135,8 @@ def _xml_texts(root: Path) -> Iterator[tuple[str, bytes]]:
     for archive in sorted(root.glob("*reports*.tgz")) if root.is_dir() else [root]:
         try:
             with tarfile.open(archive) as tar:
-                texts = {m.name: tar.extractfile(m).read() for m in tar if m.isfile() and m.name.endswith(".xml")}
+                members = [m for m in tar if m.isfile() and re.search(r"(^|/)[^/.][^/]*\.xml$", m.name)]
+                texts = {member.name: tar.extractfile(member).read() for member in members}
         except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
             raise SourceError(f"archive {archive} cannot be read ({error}); delete it and fetch it again") from None
         for name in sorted(texts, key=natural):
@@ -295,4 +300,7 @@ def load(root: Path | str | None = None, *, form: str = "auto", keep_empty: bool
     base = root if root.is_dir() else root.parent
     views, index = _projections(base), _image_index(base)
     ordered = sorted(records.values(), key=lambda record: natural(record.uid))
-    return loaded("openi", [_study(record, views, index, notes) for record in ordered], skipped, notes)
+    studies = [_study(record, views, index, notes) for record in ordered]
+    texts = Counter(study.report for study in studies)
+    notes["same text as another report"] = sum(count for count in texts.values() if count > 1)
+    return loaded("openi", studies, skipped, notes)

@@ -6,6 +6,7 @@ Shih et al., Radiology: Artificial Intelligence 2019;1:e180041.
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,9 @@ def read_dicom(path: Path) -> np.ndarray:
     except Exception as error:  # pydicom raises many kinds, one per damaged element
         raise ValueError(f"DICOM file {path} cannot be read ({error}); delete it and fetch it again") from error
     if values.ndim != 2:
-        raise ValueError(f"DICOM file {path} holds an array {values.shape}, not one grey image; take it out of the folder")
+        raise ValueError(
+            f"DICOM file {path} holds an array {values.shape}, not one grey image; take it out of the folder"
+        )
     if values.dtype != np.uint8:
         low, high = float(values.min()), float(values.max())
         values = ((values.astype(np.float64) - low) * (255 / max(high - low, 1.0))).round().astype(np.uint8)
@@ -42,7 +45,9 @@ def read_dicom(path: Path) -> np.ndarray:
 
 
 def _no_pydicom(path: Path) -> str:
-    return f"{path} is a DICOM file and pydicom is not installed; run: pip install pydicom (or convert the images to PNG)"
+    return (
+        f"{path} is a DICOM file and pydicom is not installed; run: pip install pydicom (or convert the images to PNG)"
+    )
 
 
 def _classes(root: Path) -> dict[str, str]:
@@ -53,15 +58,24 @@ def _classes(root: Path) -> dict[str, str]:
             if row["class"] not in CLASSES:
                 raise SourceError(f"{path}, line {line}: unknown class {row['class']!r}; fetch the official file again")
             if classes.setdefault(row["patientId"], row["class"]) != row["class"]:
-                raise SourceError(f"{path}, line {line}: {row['patientId']} has two classes; fetch the official file again")
+                raise SourceError(
+                    f"{path}, line {line}: {row['patientId']} has two classes; fetch the official file again"
+                )
     return classes
 
 
 def _twins(root: Path) -> dict[str, str]:
+    """patientId -> NIH image, from ``rsna_to_nih.csv`` or from the mapping that RSNA publishes."""
+    twins: dict[str, str] = {}
+    for path in sorted(root.glob("pneumonia-challenge-dataset-mappings*.json")):
+        try:
+            twins |= {entry["subset_img_id"]: entry["img_id"] for entry in json.loads(path.read_text(encoding="utf-8"))}
+        except (KeyError, TypeError, ValueError) as error:
+            raise SourceError(f"{path} is not RSNA's table of image identities ({error!r}); fetch it again") from None
     path = root / "rsna_to_nih.csv"
-    if not path.is_file():
-        return {}
-    return {row["patientId"]: row["Image Index"] for _, row in read_rows(path, ("patientId", "Image Index"))}
+    if path.is_file():
+        twins |= {row["patientId"]: row["Image Index"] for _, row in read_rows(path, ("patientId", "Image Index"))}
+    return twins
 
 
 def _boxes(path: Path) -> dict[str, tuple[Box, ...]]:
@@ -71,7 +85,9 @@ def _boxes(path: Path) -> dict[str, tuple[Box, ...]]:
     for line, row in read_rows(path, ("patientId", *sides, "Target")):
         name, target = row["patientId"], row["Target"]
         if target not in ("0", "1"):
-            raise SourceError(f"{path}, line {line}: Target must be 0 or 1, got {target!r}; fetch the official file again")
+            raise SourceError(
+                f"{path}, line {line}: Target must be 0 or 1, got {target!r}; fetch the official file again"
+            )
         if name in boxes and bool(boxes[name]) != (target == "1"):
             raise SourceError(f"{path}, line {line}: {name} has Target 0 and 1; fetch the official file again")
         found = boxes.get(name, ())
@@ -88,9 +104,10 @@ def _boxes(path: Path) -> dict[str, tuple[Box, ...]]:
 def load(root: Path | str | None = None, *, require_image: bool = True) -> Loaded:
     """Load the RSNA pneumonia challenge: one study per image, with finding "opacity" present with its boxes, or absent.
 
-    The official ``patientId`` names an image. ``rsna_to_nih.csv`` (columns ``patientId,Image Index``) tells which NIH image
-    it is: the study then carries the NIH patient's id, so that a split by patient keeps the twins together; without it
-    the study counts as its own patient, and ``notes`` says how many do. Images are png, jpg or DICOM (needs pydicom).
+    The official ``patientId`` names an image. ``rsna_to_nih.csv`` (columns ``patientId,Image Index``) or RSNA's own mapping
+    file tells which NIH image it is: the study then carries the NIH patient's id, so that a split by patient keeps the
+    twins together; without it the study counts as its own patient, and ``notes`` says how many do. Images are png, jpg or
+    DICOM (needs pydicom).
     Raises SourceError naming file and line. Built in chapter 01_image_report_pairs.
     """
     root = locate("rsna", root)

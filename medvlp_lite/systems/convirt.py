@@ -12,6 +12,7 @@ from torch import nn
 from medvlp_lite.components.contrastive import cosine_matrix, gather_pairs, info_nce
 from medvlp_lite.encoders.image import image_encoder
 from medvlp_lite.encoders.text import ReportTokenizer, TextEncoder, masked_mean
+from medvlp_lite.reports.sections import describing_text
 from medvlp_lite.studies import Batch
 from medvlp_lite.systems.base import LossTerms, Query, System
 
@@ -33,7 +34,7 @@ class ConVIRT(System):
         image_encoder_name: str = "resnet_lite",
         text_variant: str = "lite",
         image_size: int = 112,
-        max_length: int = 96,
+        max_length: int = 128,
         dim: int = 128,
         temperature: float = 0.07,
     ):
@@ -69,7 +70,8 @@ class ConVIRT(System):
         return F.normalize(self.text_projection(masked_mean(*self.text_encoder(texts))), dim=-1)
 
     def loss(self, batch: Batch) -> LossTerms:
-        images, texts = gather_pairs(self.embed_images(batch.images)), gather_pairs(self.embed_texts(batch.reports))
+        texts = [describing_text(report) for report in batch.reports]
+        images, texts = gather_pairs(self.embed_images(batch.images)), gather_pairs(self.embed_texts(texts))
         return LossTerms({"contrastive": info_nce(cosine_matrix(images, texts), self.temperature)})
 
     def directions(self, queries: Sequence[Query]) -> torch.Tensor:

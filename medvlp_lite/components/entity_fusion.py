@@ -1,0 +1,142 @@
+"""Asking an image about described entities: MedKLIP's fusion decoder and its two losses (K-6 to K-10).
+
+Labels are 1, 0 or NaN for unknown. Built in chapter 04_entity_fusion.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class FusionLayer(nn.Module):
+    """One decoder layer, pre-norm, no position codes: equation K-7.
+
+    Queries look at each other, then at the image's local features, then through a two-layer network; each step adds to
+    what was there. ``forward(queries (B, Q, d), memory (B, N, d))`` returns the new queries and the cross-attention
+    (B, Q, N), averaged over heads; each of its rows sums to 1. Built in chapter 04_entity_fusion.
+    """
+
+    def __init__(self, width: int = 256, heads: int = 4, feedforward: int = 1024, dropout: float = 0.1):
+        super().__init__()
+        self.self_attn = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
+        self.multihead_attn = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
+        self.linear1, self.linear2 = nn.Linear(width, feedforward), nn.Linear(feedforward, width)
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, queries: torch.Tensor, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        normed = self.norm1(queries)
+        queries = queries + self.dropout(self.self_attn(normed, normed, normed, need_weights=False)[0])
+        seen, attention = self.multihead_attn(self.norm2(queries), memory, memory)
+        queries = queries + self.dropout(seen)
+        hidden = self.dropout(F.relu(self.linear1(self.norm3(queries))))
+        return queries + self.dropout(self.linear2(hidden)), attention
+
+
+class EntityFusionDecoder(nn.Module):
+    """A stack of fusion layers and a last layer norm: equations K-6 and K-7.
+
+    ``forward(queries (B, Q, d), memory (B, N, d))`` returns the fused queries (B, Q, d) and the cross-attention of every
+    layer (layers, B, Q, N). Names of its tensors equal those of the official checkpoint. All weight matrices start from
+    a normal distribution of spread 0.02. Built in chapter 04_entity_fusion.
+    """
+
+    def __init__(
+        self, width: int = 256, heads: int = 4, layers: int = 4, feedforward: int = 1024, dropout: float = 0.1
+    ):
+        super().__init__()
+        self.layers = nn.ModuleList(FusionLayer(width, heads, feedforward, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        for parameter in self.parameters():
+            if parameter.ndim > 1:
+                nn.init.normal_(parameter, std=0.02)
+
+    def forward(self, queries: torch.Tensor, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if queries.shape[-1] != memory.shape[-1] or len(queries) != len(memory):
+            raise ValueError(f"queries {tuple(queries.shape)} and memory {tuple(memory.shape)} do not fit together")
+        attention = []
+        for layer in self.layers:
+            queries, weights = layer(queries, memory)
+            attention.append(weights)
+        return self.norm(queries), torch.stack(attention)
+
+
+def entity_labels(adjacency: torch.Tensor) -> torch.Tensor:
+    """Per entity: 1 if it is stated at any position, else 0 if it is denied at any, else NaN (K-3).
+
+    ``adjacency`` (B, P, Q) holds 1, 0 or NaN; returns (B, Q). Built in chapter 04_entity_fusion.
+    """
+    present, absent = (adjacency == 1).any(dim=1), (adjacency == 0).any(dim=1)
+    labels = torch.full(present.shape, float("nan"), device=adjacency.device)
+    labels[absent] = 0.0
+    labels[present] = 1.0
+    return labels
+
+
+def existence_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Is the entity there? Cross-entropy over the (image, entity) pairs that the reports speak of (K-8).
+
+    ``logits`` (B, Q, 2) is the code's reading (softmax over absent, present), (B, Q) the paper's (one score through a
+    sigmoid); they agree when the score is the difference of the two. ``labels`` (B, Q) is 1, 0 or NaN; NaN is left out.
+    Zero, with zero gradient, when nothing is known. Raises ValueError when shapes do not fit.
+    Built in chapter 04_entity_fusion.
+    """
+    if logits.shape[:2] != labels.shape or logits.ndim not in (2, 3):
+        raise ValueError(f"logits {tuple(logits.shape)} do not fit labels {tuple(labels.shape)}")
+    known = ~labels.isnan()
+    if not known.any():
+        return logits.sum() * 0.0
+    if logits.ndim == 2:
+        return F.binary_cross_entropy_with_logits(logits[known], labels[known].to(logits.dtype))
+    return F.cross_entropy(logits[known], labels[known].long())
+
+
+def sample_positions(adjacency: torch.Tensor, negatives: int = 7) -> torch.Tensor:
+    """Draw the candidates of the position loss: (B, Q, 1 + ``negatives``) position indices, the true one first (K-9).
+
+    Slot 0 is one random position whose label is 1; the others are distinct random positions whose label is not 1, so
+    "denied there" and "not mentioned there" both serve, as in the official code. Rows of entities without a true position
+    are filled too; ``position_loss`` leaves them out. Raises ValueError when there are too few positions.
+    Built in chapter 04_entity_fusion.
+    """
+    positions = adjacency.shape[1]
+    true = (adjacency == 1).transpose(1, 2)
+    if int(positions - true.sum(dim=-1).max()) < negatives:
+        raise ValueError(
+            f"{positions} positions leave an entity fewer than {negatives} that are not true; ask for fewer"
+        )
+    noise = torch.rand(2, *true.shape, device=adjacency.device)
+    positive = noise[0].masked_fill(~true, -1).argmax(dim=-1, keepdim=True)
+    others = noise[1].masked_fill(true, -1).topk(negatives, dim=-1).indices
+    return torch.cat([positive, others], dim=-1)
+
+
+def position_loss(
+    predicted: torch.Tensor,
+    positions: torch.Tensor,
+    candidates: torch.Tensor,
+    present: torch.Tensor,
+    *,
+    loc_log: bool = True,
+) -> torch.Tensor:
+    """Where is it? The predicted position vector must pick the true position among the candidates (K-9).
+
+    ``predicted`` (B, Q, e), ``positions`` (P, e), ``candidates`` (B, Q, 1 + M) with the true one first, ``present`` (B, Q)
+    bool. Plain inner products. ``loc_log`` True is the official code: cross-entropy, averaged over the entities present.
+    False is the formula as printed: the softmax share itself, negated, averaged over the entities present; it lies in
+    (-1, 0) and its gradient dies where the prediction is poor. Zero, with zero gradient, when no entity is present
+    (the official code gives NaN there). Built in chapter 04_entity_fusion.
+    """
+    if predicted.shape[:2] != candidates.shape[:2] or present.shape != predicted.shape[:2]:
+        raise ValueError(
+            f"predicted {tuple(predicted.shape)}, candidates {tuple(candidates.shape)} and present "
+            f"{tuple(present.shape)} do not fit together"
+        )
+    if not present.any():
+        return predicted.sum() * 0.0
+    offered = positions[candidates[present]]
+    logits = torch.einsum("ne,nce->nc", predicted[present], offered)
+    share = F.log_softmax(logits, dim=-1)[:, 0]
+    return -(share if loc_log else share.exp()).mean()

@@ -1,0 +1,184 @@
+"""Does the map lie where the finding is? Pointing game, overlap, detection, and three baselines that never look (C-4, K-12).
+
+Maps are (h, w) on a system's own grid; regions are bool (H, W) at image resolution. Built in chapter 04_entity_fusion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+MACO_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
+
+
+def upsample(heat: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A map (h, w) at image resolution (H, W) by nearest neighbour, as the official MedKLIP code does.
+
+    Built in chapter 04_entity_fusion.
+    """
+    rows = np.arange(height) * heat.shape[0] // height
+    return heat[np.ix_(rows, np.arange(width) * heat.shape[1] // width)]
+
+
+def pointing_game(heat: np.ndarray, region: np.ndarray, tolerance: int = 0) -> bool:
+    """Does a place where the map is largest lie in the region? A constant map is largest everywhere and always hits.
+
+    ``tolerance`` counts grid cells by which the region is widened first: a line thinner than a cell is else missed by
+    maps that are right. Raises ValueError for an empty region or a map with NaN. Built in chapter 04_entity_fusion.
+    """
+    _check(heat, region)
+    if tolerance:
+        cell = max(region.shape[0] // heat.shape[0], region.shape[1] // heat.shape[1], 1)
+        region = ndimage.binary_dilation(region, np.ones((3, 3)), iterations=tolerance * cell)
+    peak = upsample(heat == heat.max(), *region.shape)
+    return bool((peak & region).any())
+
+
+def _check(heat: np.ndarray, region: np.ndarray) -> None:
+    if not region.any():
+        raise ValueError("the region is empty; grounding is scored on positive studies only")
+    if np.isnan(heat).any():
+        raise ValueError("the map holds NaN")
+
+
+def iou(predicted: np.ndarray, region: np.ndarray) -> float:
+    """Intersection over union of two bool masks (H, W); 0 when only one is empty, NaN when both are (C-4)."""
+    union = (predicted | region).sum()
+    return float((predicted & region).sum() / union) if union else float("nan")
+
+
+def dice(predicted: np.ndarray, region: np.ndarray) -> float:
+    """Twice the intersection over the sum of both areas; 0 when only one is empty, NaN when both are (C-4)."""
+    total = predicted.sum() + region.sum()
+    return float(2 * (predicted & region).sum() / total) if total else float("nan")
+
+
+def contrast_to_noise(heat: np.ndarray, region: np.ndarray, absolute: bool = False) -> float:
+    """Mean inside minus mean outside over the root of both variances added: CNR (C-4).
+
+    Signed as in the official MaCo code; ``absolute`` gives the form that its comment states. 0 when the denominator is 0,
+    NaN when the region fills the map or is empty. Built in chapter 05_masked_contrastive.
+    """
+    full = upsample(heat, *region.shape)
+    if region.all() or not region.any():
+        return float("nan")
+    inside, outside = full[region], full[~region]
+    noise = np.sqrt(inside.var() + outside.var())
+    if noise == 0:
+        return 0.0
+    value = float((inside.mean() - outside.mean()) / noise)
+    return abs(value) if absolute else value
+
+
+def scaled(heat: np.ndarray, low: float = 0.0, high: float = 1.0) -> np.ndarray:
+    """The map stretched to [low, high]; a constant map becomes ``low`` everywhere."""
+    span = heat.max() - heat.min()
+    return low + (high - low) * (heat - heat.min()) / span if span else np.full_like(heat, low, dtype=float)
+
+
+def miou(heat: np.ndarray, region: np.ndarray, thresholds: Sequence[float] = MACO_THRESHOLDS) -> float:
+    """Mean IoU over thresholds of the map stretched to [-1, 1], strictly greater, as MaCo scores it (C-4)."""
+    full = scaled(upsample(heat, *region.shape), -1, 1)
+    return float(np.mean([iou(full > threshold, region) for threshold in thresholds]))
+
+
+def best_threshold(heats: Sequence[np.ndarray], regions: Sequence[np.ndarray], steps: int = 100) -> float:
+    """The threshold on stretched maps (steps of 1 / ``steps``) with the largest mean IoU. Call it on validation studies.
+
+    Raises ValueError when nothing is given. Built in chapter 04_entity_fusion.
+    """
+    if not len(heats):
+        raise ValueError("no validation map to choose a threshold on")
+    candidates = np.arange(steps) / steps
+    maps = [scaled(upsample(heat, *region.shape)) for heat, region in zip(heats, regions)]
+    means = [np.mean([iou(full > t, region) for full, region in zip(maps, regions)]) for t in candidates]
+    return float(candidates[int(np.nanargmax(means))])
+
+
+def regions_hit(predicted: np.ndarray, regions: Sequence[np.ndarray], at_iou: float = 0.1) -> tuple[int, int, int]:
+    """Connected predicted areas against separate true regions: (true regions hit, areas that hit, areas) (C-4).
+
+    A pair counts as a hit when its IoU exceeds ``at_iou``. Built in chapter 04_entity_fusion.
+    """
+    labelled, count = ndimage.label(predicted)
+    areas = [labelled == number for number in range(1, count + 1)]
+    hit = np.array([[iou(area, region) > at_iou for region in regions] for area in areas]).reshape(count, len(regions))
+    return int(hit.any(axis=0).sum()), int(hit.any(axis=1).sum()), count
+
+
+@dataclass(frozen=True)
+class GroundingScore:
+    """Grounding of one finding over its positive studies; ``detection_*`` at IoU 0.1; ``threshold`` came from validation."""
+
+    studies: int
+    pointing: float
+    pointing_one_cell: float
+    iou: float
+    dice: float
+    cnr: float
+    detection_recall: float
+    detection_precision: float
+    threshold: float
+
+
+def score_grounding(
+    heats: Sequence[np.ndarray],
+    regions: Sequence[np.ndarray],
+    threshold: float,
+    parts: Sequence[Sequence[np.ndarray]] | None = None,
+) -> GroundingScore:
+    """All grounding measures over positive studies, at a threshold on stretched maps chosen elsewhere.
+
+    ``parts`` gives each study's separate true regions (boxes); by default the connected parts of its region.
+    Raises ValueError when lengths differ or there is no study. Built in chapter 04_entity_fusion.
+    """
+    if len(heats) != len(regions) or not len(heats):
+        raise ValueError(f"need as many maps as regions and at least one, got {len(heats)} and {len(regions)}")
+    predicted = [scaled(upsample(h, *r.shape)) > threshold for h, r in zip(heats, regions)]
+    parts = parts or [_connected(region) for region in regions]
+    found = np.array([regions_hit(p, part) for p, part in zip(predicted, parts)])
+    truths = sum(len(part) for part in parts)
+    return GroundingScore(
+        studies=len(heats),
+        pointing=float(np.mean([pointing_game(h, r) for h, r in zip(heats, regions)])),
+        pointing_one_cell=float(np.mean([pointing_game(h, r, tolerance=1) for h, r in zip(heats, regions)])),
+        iou=float(np.nanmean([iou(p, r) for p, r in zip(predicted, regions)])),
+        dice=float(np.nanmean([dice(p, r) for p, r in zip(predicted, regions)])),
+        cnr=float(np.nanmean([contrast_to_noise(h, r) for h, r in zip(heats, regions)])),
+        detection_recall=float(found[:, 0].sum() / max(truths, 1)),
+        detection_precision=float(found[:, 1].sum() / max(found[:, 2].sum(), 1)),
+        threshold=threshold,
+    )
+
+
+def _connected(region: np.ndarray) -> list[np.ndarray]:
+    labelled, count = ndimage.label(region)
+    return [labelled == number for number in range(1, count + 1)]
+
+
+def random_maps(count: int, grid: int, seed: int = 0) -> np.ndarray:
+    """Maps (count, grid, grid) of noise: what pointing at random gives."""
+    return np.random.default_rng(seed).random((count, grid, grid))
+
+
+def centre_box(grid: int) -> np.ndarray:
+    """A map (grid, grid) that is 1 in the middle quarter of the image, whatever the image shows."""
+    heat = np.zeros((grid, grid))
+    heat[grid // 4 : grid - grid // 4, grid // 4 : grid - grid // 4] = 1.0
+    return heat
+
+
+def average_lesion(regions: Sequence[np.ndarray], grid: int) -> np.ndarray:
+    """Where this finding usually lies: the mean of training regions on the grid (grid, grid).
+
+    The strongest baseline that never looks at the image. Raises ValueError without regions.
+    """
+    if not len(regions):
+        raise ValueError("no training region to average")
+    step = [np.arange(grid + 1) * side // grid for side in regions[0].shape]
+    total = np.mean([region.astype(float) for region in regions], axis=0)
+    sums = np.add.reduceat(np.add.reduceat(total, step[0][:-1], axis=0), step[1][:-1], axis=1)
+    return sums / np.outer(np.diff(step[0]), np.diff(step[1]))

@@ -1,0 +1,154 @@
+"""The experiments behind the book's figures, written once: chapters run them live and small, the command line in full.
+
+Built in chapter 03_contrastive_baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medvlp_lite.encoders.text import ReportTokenizer
+from medvlp_lite.evaluation.classification import auc_table, max_f1, mean_and_spread, queries_about, score_dataset
+from medvlp_lite.phantom.corpus import make_studies
+from medvlp_lite.phantom.patients import ENTITIES
+from medvlp_lite.provenance import PACKAGE, RunRecord
+from medvlp_lite.reports.sections import describing_text
+from medvlp_lite.studies import StudyDataset, split_by_patient
+from medvlp_lite.systems.base import System
+from medvlp_lite.systems.convirt import ConVIRT
+from medvlp_lite.systems.supervised import Supervised
+from medvlp_lite.training import History, TrainingPlan, train_or_load
+
+IMAGE_SIZE = 112
+SPLIT_FRACTIONS = (0.75, 0.1, 0.15)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large an experiment is: studies drawn, optimiser steps, batch, and how many seeds."""
+
+    studies: int
+    steps: int
+    batch_size: int
+    seeds: int
+
+
+SCALES = {
+    "smoke": Scale(studies=160, steps=4, batch_size=16, seeds=1),
+    "read": Scale(studies=3000, steps=220, batch_size=64, seeds=1),
+    "long": Scale(studies=12000, steps=1500, batch_size=64, seeds=3),
+    "full": Scale(studies=60000, steps=20000, batch_size=128, seeds=5),
+}
+
+
+@dataclass(frozen=True)
+class PhantomData:
+    """Phantoms in three parts, split by patient; labels of train and val are the truth, reports say part of it."""
+
+    train: StudyDataset
+    val: StudyDataset
+    test: StudyDataset
+    split: str
+
+
+@lru_cache(maxsize=2)
+def phantom_data(studies: int, seed: int = 0, style: str = "varied") -> PhantomData:
+    """Draw ``studies`` phantoms and split them by patient. The same numbers give the same pixels on every machine."""
+    drawn = make_studies(studies, seed=seed, size=IMAGE_SIZE, style=style)
+    splits = split_by_patient(drawn, SPLIT_FRACTIONS, seed=seed)
+    whole = StudyDataset(drawn, size=IMAGE_SIZE, entities=ENTITIES)
+    return PhantomData(
+        *(whole.subset(getattr(splits, part)) for part in ("train", "val", "test")), split=splits.fingerprint
+    )
+
+
+def builder(name: str, data: PhantomData) -> Callable[[], System]:
+    """A function that makes an untrained system of this name for this data. Raises ValueError for an unknown name."""
+    tokenizer = ReportTokenizer.train([describing_text(report) for report in data.train.reports])
+    builders: dict[str, Callable[[], System]] = {
+        "convirt": lambda: ConVIRT(tokenizer, image_size=IMAGE_SIZE),
+        "supervised": lambda: Supervised(tokenizer, entities=ENTITIES, image_size=IMAGE_SIZE),
+    }
+    if name not in builders:
+        raise ValueError(f"no system {name!r}; use one of {', '.join(sorted(builders))}")
+    return builders[name]
+
+
+LEARNING_RATES = {"convirt": 1e-3, "supervised": 2e-3}
+
+
+def plan_for(name: str, scale: Scale, seed: int) -> TrainingPlan:
+    """The training plan of a system at a scale."""
+    return TrainingPlan(
+        steps=scale.steps, batch_size=scale.batch_size, learning_rate=LEARNING_RATES.get(name, 1e-3), seed=seed
+    )
+
+
+def train_system(
+    name: str, data: PhantomData, scale: Scale, seed: int = 0, report: Callable[[str], None] | None = print
+) -> tuple[System, History]:
+    """Train a system at a scale, or load it from the cache."""
+    return train_or_load(builder(name, data), data.train, plan_for(name, scale, seed), report=report)
+
+
+def zero_shot(system: System, data: PhantomData, names: Sequence[str] = ENTITIES) -> dict[str, Any]:
+    """Zero-shot AUC per entity and macro on the test part, and mean max-F1 with thresholds from val and from test (C-3)."""
+    queries = queries_about(names)
+    val, test = score_dataset(system, data.val, queries), score_dataset(system, data.test, queries)
+    table = auc_table(data.test.labels, test, names, groups=[study.patient_id for study in data.test.studies])
+    f1 = {
+        source: [
+            max_f1((data.test.labels[:, c], test[:, c]), (data.val.labels[:, c], val[:, c]), source).f1
+            for c in range(len(names))
+            if (data.val.labels[:, c] == 1).any() and (data.test.labels[:, c] == 1).any()
+        ]
+        for source in ("val", "test")
+    }
+    return {
+        "macro_auc": asdict(table.macro),
+        "auc": {name: asdict(interval) for name, interval in table.per_class.items()},
+        "max_f1_threshold_from_val": float(np.mean(f1["val"])) if f1["val"] else float("nan"),
+        "max_f1_threshold_from_test": float(np.mean(f1["test"])) if f1["test"] else float("nan"),
+    }
+
+
+def run(
+    name: str, profile: str, *, seeds: Sequence[int] | None = None, report: Callable[[str], None] | None = print
+) -> RunRecord:
+    """Train and evaluate one system over several seeds on the same data; the record holds every seed and the spread."""
+    scale = SCALES[profile]
+    seeds = list(seeds if seeds is not None else range(scale.seeds))
+    data = phantom_data(scale.studies)
+    settings = {**asdict(scale), "image_size": IMAGE_SIZE, "split": data.split, "test_studies": len(data.test)}
+    record = RunRecord.start(name, profile=profile, seeds=seeds, data=data.train.fingerprint(), settings=settings)
+    runs = []
+    for seed in seeds:
+        system, history = train_system(name, data, scale, seed, report)
+        runs.append({"seed": seed, "train_seconds": round(history.seconds, 1), **zero_shot(system, data)})
+    macro = [one["macro_auc"]["value"] for one in runs]
+    record.metrics = {"macro_auc_over_seeds": asdict(mean_and_spread(macro)), "runs": runs}
+    return record.finish()
+
+
+def results_folder() -> Path:
+    """Where the committed records stand: inside an installed package, or in ``book/results`` of a checkout."""
+    installed = PACKAGE / "results"
+    return installed if installed.is_dir() else PACKAGE.parent / "book" / "results"
+
+
+def committed(name: str, profile: str = "long") -> RunRecord | None:
+    """The committed record of a run, or None when there is none."""
+    path = results_folder() / f"{name}-{profile}.json"
+    return RunRecord.load(path) if path.is_file() else None
+
+
+def reference(name: str) -> System | None:
+    """The committed reference weights of a system, or None when there are none."""
+    folder = PACKAGE / "weights" / name
+    return System.from_pretrained(folder) if (folder / "config.json").is_file() else None

@@ -1,0 +1,151 @@
+"""Phantom studies by the thousand, as the record that everything else uses. Built in chapter 01_image_report_pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from ..studies import Finding, Study
+from .patients import ENTITIES, UNSEEN, Patient, follow_up, sample_patient, stream
+from .render import render
+from .reports import MENTION_RATE, STYLES, write_report
+
+LICENCE = "MIT (synthetic)"
+SECOND_VISIT = 0.3  # share of the even-numbered studies whose patient comes again for the next study
+SEEDS_APART = 10**7
+
+
+@dataclass(frozen=True)
+class PackedFinding(Finding):
+    """A Finding whose mask is kept as bits and unpacked when read: an eighth of the memory."""
+
+
+def _unpack(finding: PackedFinding) -> np.ndarray | None:
+    packed = finding.__dict__.get("_packed")
+    if packed is None:
+        return None
+    bits, shape = packed
+    return np.unpackbits(bits, count=shape[0] * shape[1]).reshape(shape).view(bool)
+
+
+def _pack(finding: PackedFinding, mask: np.ndarray | None) -> None:
+    finding.__dict__["_packed"] = None if mask is None else (np.packbits(mask), mask.shape)
+
+
+PackedFinding.mask = property(_unpack, _pack)  # type: ignore[assignment]
+
+
+def make_studies(
+    count: int,
+    *,
+    seed: int = 0,
+    size: int = 128,
+    prevalence: float | Mapping[str, float] | None = None,
+    entities: Sequence[str] = ENTITIES,
+    unseen: float | bool = False,
+    stage_prevalence: Sequence[float] | None = None,
+    mention_rate: tuple[float, float] = MENTION_RATE,
+    style: str = "varied",
+    devices: bool = True,
+    start: int = 0,
+    workers: int = 1,
+) -> list[Study]:
+    """Make ``count`` phantom studies, numbers ``start`` to ``start + count - 1`` of the set named by ``seed``.
+
+    Study n of a seed is the same whatever ``count``, ``start`` and ``workers`` are. Each study has a ``Finding`` for every
+    entity in scope, present or absent, with side, position, severity and mask where present, and ``mentioned`` saying
+    whether the report speaks of it. ``unseen`` is the share of patients with the disease kept out of training (True: half);
+    where it is present, ground-glass opacity is unknown unless drawn as well. Some patients have two studies, so split by
+    patient. ``meta`` holds "patient" (start interventions here), "hedged" (entities the report leaves uncertain) and
+    "visit". The other arguments are those of ``sample_patient`` and ``write_report``. Raises ValueError for bad arguments.
+    Built in chapter 01_image_report_pairs.
+    """
+    if count < 0 or start < 0 or seed < 0 or workers < 1:
+        raise ValueError(
+            f"count, start and seed must be >= 0 and workers >= 1, got {count}, {start}, {seed}, {workers}"
+        )
+    if style not in STYLES:
+        raise ValueError(f"style must be one of {', '.join(STYLES)}, got {style!r}")
+    share = 0.5 if unseen is True else float(unseen)
+    scope = tuple(entities) + ((UNSEEN,) if share > 0 and UNSEEN not in entities else ())
+    if share > 0:
+        usual = (
+            prevalence
+            if isinstance(prevalence, Mapping)
+            else {e: prevalence for e in entities if prevalence is not None}
+        )
+        prevalence = {**usual, UNSEEN: share}
+    make = partial(
+        _make_study,
+        seed=seed,
+        size=size,
+        sampling={
+            "prevalence": prevalence,
+            "stage_prevalence": stage_prevalence,
+            "entities": scope,
+            "devices": devices,
+        },
+        writing={"mention_rate": mention_rate, "style": style, "entities": scope},
+    )
+    numbers = range(start, start + count)
+    if workers == 1 or count < 2 * workers:
+        return [make(number) for number in numbers]
+    with ProcessPoolExecutor(workers) as pool:
+        return list(pool.map(make, numbers, chunksize=max(1, min(64, count // workers))))
+
+
+def study_from_patient(
+    patient: Patient,
+    *,
+    size: int = 128,
+    study_id: str = "",
+    style: str = "varied",
+    mention_rate: tuple[float, float] = MENTION_RATE,
+    entities: Sequence[str] = ENTITIES,
+    patient_id: str = "",
+) -> Study:
+    """The Study of one patient, for instance after an intervention. Built in chapter 01_image_report_pairs."""
+    drawn = render(patient, size)
+    report = write_report(patient, style=style, mention_rate=mention_rate, entities=entities)
+    findings = [
+        PackedFinding(s.entity, True, s.side, s.position, s.severity, mask, mentioned=s.entity in report.mentioned)
+        for s, mask in zip(patient.findings, drawn.masks)
+    ]
+    here = {spec.entity for spec in patient.findings}
+    for entity in entities:
+        if entity not in here:
+            unclear = entity == "ground-glass opacity" and UNSEEN in here
+            findings.append(Finding(entity, None if unclear else False, mentioned=entity in report.mentioned))
+    study_id = study_id or f"phantom-{patient.seed}-{patient.visit}"
+    return Study(
+        study_id=study_id,
+        patient_id=patient_id or study_id,
+        source="phantom",
+        pixels=drawn.image,
+        report=report.text,
+        findings=tuple(findings),
+        view=patient.view,
+        stage=patient.stage,
+        licence=LICENCE,
+        meta={"patient": patient, "hedged": tuple(sorted(report.hedged)), "visit": patient.visit},
+    )
+
+
+def _make_study(number: int, *, seed: int, size: int, sampling: dict, writing: dict) -> Study:
+    first = number - number % 2
+    again = number % 2 == 1 and stream(seed, "visits", first).random() < SECOND_VISIT
+    owner = first if again else number
+    patient = sample_patient(seed * SEEDS_APART + owner, **sampling)
+    if again:
+        patient = follow_up(patient, entities=sampling["entities"], devices=sampling["devices"])
+    return study_from_patient(
+        patient,
+        size=size,
+        study_id=f"phantom-{seed}-{number:06d}",
+        patient_id=f"phantom-{seed}-{owner:06d}",
+        **writing,
+    )

@@ -1,0 +1,260 @@
+"""The report that goes with a phantom: what is said, hedged, denied or left out. Built in chapter 01_image_report_pairs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from . import phrases as say
+from .patients import ENTITIES, UNSEEN, FindingSpec, Patient, dust
+
+STYLES = ("varied", "terse", "template")
+MENTION_RATE = (0.9, 0.35)
+HEDGE_RATE = (0.25, 0.10, 0.03)  # by severity
+LUNG_ENTITIES = (*ENTITIES[:4], "edema", "atelectasis", "granuloma", "pneumoconiosis", "pneumothorax", UNSEEN)
+MILLIMETRES = {"nodule": (15, 20, 26), "mass": (37, 50, 67)}
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report's text, the entities it speaks of (present or absent), and those of them it leaves uncertain."""
+
+    text: str
+    mentioned: frozenset[str]
+    hedged: frozenset[str]
+
+
+def write_report(
+    patient: Patient,
+    *,
+    seed: int = 0,
+    style: str = "varied",
+    mention_rate: tuple[float, float] = MENTION_RATE,
+    entities: Sequence[str] = ENTITIES,
+) -> Report:
+    """Write the report of a patient's film.
+
+    ``style`` is "varied" (sections, many phrasings, hedges, comparisons, distractors), "terse" (short notes) or "template"
+    (one fixed sentence per finding, nothing hedged). ``mention_rate`` gives the share of present and the average share of
+    absent entities that the report speaks of. A sentence such as "The lungs are clear" counts as no mention.
+    Raises ValueError for an unknown style or rates outside [0, 1]. Built in chapter 01_image_report_pairs.
+    """
+    if style not in STYLES:
+        raise ValueError(f"style must be one of {', '.join(STYLES)}, got {style!r}")
+    if len(mention_rate) != 2 or not all(0 <= rate <= 1 for rate in mention_rate):
+        raise ValueError(f"mention_rate must be two shares in [0, 1] for present and absent, got {mention_rate}")
+    rng = random.Random(f"{patient.seed}/{patient.visit}/{seed}/{style}")
+    said = [spec for spec in patient.findings if rng.random() < mention_rate[0]]
+    here = {spec.entity for spec in patient.findings}
+    denied = [e for e in entities if e not in here and _denies(e, here, mention_rate[1], rng)]
+    return {"varied": _varied, "terse": _terse, "template": _template}[style](patient, said, denied, rng)
+
+
+def _denies(entity: str, here: set[str], rate: float, rng: random.Random) -> bool:
+    draw = rng.random()
+    if entity == "ground-glass opacity" and UNSEEN in here:
+        return False  # the unseen disease shows ground glass
+    return draw < 1 - (1 - rate) ** say.TALKED_OF.get(entity, 0.55)
+
+
+def _varied(patient: Patient, said: list[FindingSpec], denied: list[str], rng: random.Random) -> Report:
+    hedged, sentences, pending = set(), [], []
+    has_prior = patient.prior is not None or rng.random() < 0.25
+    for spec in said:
+        if rng.random() < HEDGE_RATE[spec.level]:
+            hedged.add(spec.entity)
+            np, _ = _phrase(patient, spec, rng)
+            sentences.append(_fill(rng.choice(say.HEDGES), np=np))
+        else:
+            pending.append(spec)
+    while pending:
+        spec = pending.pop(0)
+        np, plural = _phrase(patient, spec, rng)
+        if pending and rng.random() < 0.3:
+            sentences.append(_fill(rng.choice(say.PAIRS), a=np, b=_phrase(patient, pending.pop(0), rng)[0]))
+            continue
+        sentence = _fill(rng.choice(say.FRAMES)[plural], np=np)
+        if has_prior and rng.random() < 0.5:
+            sentence = f"{sentence[:-1]}, {rng.choice(say.CHANGE[_course(patient, spec, rng)])}."
+        sentences.append(sentence)
+    normal = not patient.findings
+    sentences += _resolved(patient, denied, rng)
+    sentences += _negations(denied, hedged, rng)
+    if not {spec.entity for spec in patient.findings} & set(LUNG_ENTITIES) and rng.random() < 0.5:
+        sentences.append(rng.choice(say.CLEAR))
+    sentences += _surroundings(patient, rng)
+    if rng.random() < 0.5:
+        rng.shuffle(sentences)
+    sections = _heading(patient, has_prior, rng)
+    sections.append("FINDINGS: " + " ".join(sentences or ["As stated below."]))
+    sections.append("IMPRESSION: " + _impression(patient, said, hedged, normal, rng))
+    mentioned = {spec.entity for spec in said} | set(denied)
+    return Report("\n".join(sections), frozenset(mentioned), frozenset(hedged))
+
+
+def _terse(patient: Patient, said: list[FindingSpec], denied: list[str], rng: random.Random) -> Report:
+    notes = [_fill("{Np}.", np=_phrase(patient, spec, rng, short=True)[0]) for spec in said]
+    notes += _negations(denied, set(), rng, hedges=False)
+    notes += [rng.choice(say.DEVICE_SENTENCES[name]) for name in patient.devices if rng.random() < 0.5]
+    notes += rng.sample(say.DISTRACTORS, rng.choice((0, 0, 1, 1, 2)))
+    rng.shuffle(notes)
+    opening = "" if rng.random() < 0.3 else f"{rng.choice(say.VIEWS[patient.view])} "
+    text = f"FINDINGS: {opening}{' '.join(notes or [rng.choice(say.DISTRACTORS)])}"
+    return Report(text, frozenset([s.entity for s in said] + denied), frozenset())
+
+
+def _template(patient: Patient, said: list[FindingSpec], denied: list[str], rng: random.Random) -> Report:
+    sentences = []
+    for spec in said:
+        where = {None: "", "bilateral": " in both lungs"}.get(spec.side, f" in the {spec.side} lung")
+        sentences.append(f"There is {spec.severity} {spec.entity}{where}, {spec.position}.")
+    sentences += [f"There is no {entity}." for entity in denied]
+    names = ", ".join(spec.entity for spec in said) or "no finding"
+    text = f"FINDINGS: {' '.join(sentences) or 'Nothing is described.'}\nIMPRESSION: {names.capitalize()}."
+    return Report(text, frozenset([s.entity for s in said] + denied), frozenset())
+
+
+def _phrase(patient: Patient, spec: FindingSpec, rng: random.Random, short: bool = False) -> tuple[str, bool]:
+    """A noun phrase with grade and place, and whether it is a plural."""
+    templates = say.POSITIVE[spec.entity]
+    if spec.side == "bilateral":
+        templates = say.BOTH_SIDES.get(spec.entity, templates)
+    template = templates[0] if short else rng.choice(templates)
+    sizes = MILLIMETRES.get(spec.entity, (0, 0, 0))
+    text = template.lstrip("*").format(
+        sev=rng.choice(say.GRADES.get(spec.entity, say.GRADES["default"])[spec.level]),
+        mod=rng.choice(say.MEANT[spec.severity]),
+        side=spec.side,
+        loc=_place(spec, rng),
+        zone=spec.position,
+        mm=sizes[spec.level] + rng.randint(-2, 2),
+        kind=dust(patient.seed, spec.seed)[0],
+        ilo=rng.choice((("1/0", "1/1", "1/2"), ("2/1", "2/2", "2/3"), ("3/2", "3/3", "3/+"))[spec.level]),
+        roman=("I", "II", "III")[spec.level],
+        number=spec.level + 1,
+    )
+    if spec.entity == "pneumoconiosis" and spec.level == 2 and rng.random() < 0.8:
+        text += rng.choice(
+            (" and large confluent opacities", " and category B large opacities", " with massive fibrosis")
+        )
+    return _article(text), template.startswith("*")
+
+
+def _place(spec: FindingSpec, rng: random.Random) -> str:
+    both = spec.side == "bilateral"
+    if spec.position in say.PLACES:
+        return rng.choice(say.PLACES[spec.position][both]).format(side=spec.side)
+    if spec.position not in say.ZONE_NAMES:
+        return ""
+    zone, one = rng.choice(say.ZONE_NAMES[spec.position]), rng.random() < 0.5
+    if both:
+        return f"in both {zone}s" if one else f"bilaterally in the {zone}s"
+    if one and "lung" not in zone:
+        return f"in the {zone} of the {spec.side} lung"
+    return f"in the {spec.side} {zone}"
+
+
+def _article(text: str) -> str:
+    words = text.split()
+    for i, word in enumerate(words[:-1]):
+        if word in ("a", "an"):
+            words[i] = "an" if words[i + 1][0] in "aeiou" else "a"
+    return " ".join(words)
+
+
+def _fill(frame: str, **parts: str) -> str:
+    capitals = {name.capitalize(): text[0].upper() + text[1:] for name, text in parts.items()}
+    return frame.format(**parts, **capitals)
+
+
+def _course(patient: Patient, spec: FindingSpec, rng: random.Random) -> str:
+    """How a finding changed since the visit before; without one, a claim that nothing can check."""
+    if patient.prior is None:
+        return rng.choice(("stable", "stable", "worse", "new"))
+    before = next((old for old in patient.prior if old.entity == spec.entity), None)
+    if before is None:
+        return "new"
+    return ("better", "stable", "worse")[(spec.level > before.level) - (spec.level < before.level) + 1]
+
+
+def _resolved(patient: Patient, denied: list[str], rng: random.Random) -> list[str]:
+    gone = [old.entity for old in patient.prior or () if patient.find(old.entity) is None]
+    sentences = []
+    for entity in gone:
+        if rng.random() < 0.7 and not (entity == "ground-glass opacity" and patient.find(UNSEEN)):
+            sentences.append(rng.choice(say.RESOLVED).format(name=say.PLAIN_NAMES[entity][0]))
+            if entity not in denied:
+                denied.append(entity)
+    return sentences
+
+
+def _negations(denied: list[str], hedged: set[str], rng: random.Random, hedges: bool = True) -> list[str]:
+    names, sentences = list(denied), []
+    rng.shuffle(names)
+    while names:
+        entity = names.pop()
+        name = rng.choice(say.PLAIN_NAMES[entity])
+        if hedges and rng.random() < 0.04:
+            hedged.add(entity)
+            np = _article(f"a {name}") if entity in ("nodule", "mass", "effusion", "granuloma") else name
+            sentences.append(_fill(rng.choice(say.HEDGES), np=np))
+        elif entity in say.ABSENT_SENTENCES and rng.random() < 0.45:
+            sentences.append(rng.choice(say.ABSENT_SENTENCES[entity]))
+        else:
+            listed = [name] + [
+                rng.choice(say.PLAIN_NAMES[names.pop()]) for _ in range(min(rng.choice((0, 1, 1, 2, 3)), len(names)))
+            ]
+            joined = listed[0] if len(listed) == 1 else f"{', '.join(listed[:-1])} {'or'} {listed[-1]}"
+            sentences.append(rng.choice(say.NEGATIONS).format(names=joined))
+    return sentences
+
+
+def _surroundings(patient: Patient, rng: random.Random) -> list[str]:
+    sentences = [rng.choice(say.DEVICE_SENTENCES[name]) for name in patient.devices if rng.random() < 0.85]
+    if patient.scoliosis and rng.random() < 0.8:
+        sentences.append(rng.choice(say.SCOLIOSIS))
+    if patient.exposure.inspiration < -0.012 and rng.random() < 0.6:
+        sentences.append(rng.choice(("Lung volumes are low.", "Shallow inspiration.")))
+    if abs(patient.exposure.turn) > 0.012 and rng.random() < 0.6:
+        sentences.append(rng.choice(("The patient is slightly rotated.", "Mild rotation of the patient.")))
+    return sentences + rng.sample(say.DISTRACTORS, rng.choice((0, 1, 1, 2, 3)))
+
+
+def _heading(patient: Patient, has_prior: bool, rng: random.Random) -> list[str]:
+    sections = []
+    if rng.random() < 0.7:
+        age = rng.randint(19, 93)
+        person = "woman" if patient.anatomy.breast > 0 else "man"
+        complaint = rng.choice(say.REASONS)
+        if rng.random() < 0.7:
+            complaint = f"{rng.choice(say.COMPLAINTS)}{rng.choice(say.DURATIONS)}"
+        sections.append(
+            "INDICATION: "
+            + rng.choice((f"{age}-year-old {person}, {complaint}.", f"{person.capitalize()} aged {age}: {complaint}."))
+        )
+    if has_prior or rng.random() < 0.35:
+        prior = (
+            rng.choice(say.SOME_PRIOR).format(month=rng.choice(say.MONTHS)) if has_prior else rng.choice(say.NO_PRIOR)
+        )
+        sections.append(f"COMPARISON: {prior}")
+    if rng.random() < 0.6:
+        sections.append(f"TECHNIQUE: {rng.choice(say.VIEWS[patient.view])}")
+    return sections
+
+
+def _impression(patient: Patient, said: list[FindingSpec], hedged: set[str], normal: bool, rng: random.Random) -> str:
+    if not said:
+        return rng.choice(say.NORMAL_IMPRESSIONS if normal else say.UNREMARKED_IMPRESSIONS)
+    chosen = sorted(said, key=lambda spec: -spec.level)[: rng.choice((1, 2, 3, 3))]
+    lines = []
+    for spec in chosen:
+        np, _ = _phrase(patient, spec, rng, short=rng.random() < 0.4)
+        lines.append(
+            _fill(rng.choice(("Possible {np}.", "Suspected {np}.")) if spec.entity in hedged else "{Np}.", np=np)
+        )
+    if rng.random() < 0.25:
+        lines.append(rng.choice(say.FOLLOW_UPS))
+    if len(lines) > 1 and rng.random() < 0.5:
+        return " ".join(f"{i}. {line}" for i, line in enumerate(lines, 1))
+    return " ".join(lines)

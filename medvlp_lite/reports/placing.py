@@ -1,0 +1,186 @@
+"""Which side, zone, structure and grade belong to which finding of a clause.
+
+What stands before a finding modifies it, back to the finding, hedge or list before; what follows with a preposition does too
+("opacity and effusion in the left base"), unless it stands directly before the next finding.
+Built in chapter 02_reports_to_triplets.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .lexicon import Item, Token
+
+PLACES = frozenset(("side", "zone", "site"))
+BARRIERS = frozenset(("stops", "negation_before"))
+LINKS = frozenset(("joint", "verbs", "prepositions", "hedges", "hedges_after", "passive", "stops"))
+ADDITIONS = frozenset(("with", "as well as", "together with", "along with", "and also", "and also of", "plus"))
+PLURALS = frozenset(
+    ("bases", "apices", "lobes", "angles", "sulci", "hemidiaphragms", "hila", "lungs", "zones", "fields")
+)
+SIDELESS = frozenset(("heart", "spine", "aorta", "stomach"))
+ZONED = frozenset(("lung", "pleural", "interstitium", "", "bone", "hilum", "pulmonary"))
+TOO_WIDE = frozenset(("lung", "cardiopulmonary", "lung volume", "vasculature", "heart", "limb"))
+
+
+class Place(NamedTuple):
+    """Where a finding is said to be, and how severe: values as in ``Mention``; ``tokens`` are the words that say so."""
+
+    site: str
+    zone: str | None = None
+    side: str | None = None
+    severity: str | None = None
+    tokens: tuple[int, ...] = ()
+
+    @property
+    def found(self) -> bool:
+        """Whether a side or zone is known."""
+        return self.side is not None or self.zone is not None
+
+
+def place(
+    target: Item, usual: str, site: Item | None, clause: list[Item], targets: list[Item], tokens: list[Token], text: str
+) -> Place:
+    """The place of ``target``; ``usual`` is its concept's usual site, ``site`` the structure that made it a finding."""
+    before = _before(target, clause, targets)
+    explains = any(
+        item.kind == "hedges" and item.last <= target.first for item in clause
+    )  # "opacity consistent with ..."
+    alone = any(item.kind in PLACES for item in before) or (explains and any(t.first < target.first for t in targets))
+    after = _after(target, clause, targets, alone=alone)
+    places = [item for item in before if item.kind in PLACES]
+    sides = [item for item in places if item.kind == "side"]
+    behind = [item for item in after if item.kind in PLACES]
+    if not sides:
+        sides = [item for item in behind if item.kind == "side"]
+        places += behind
+    elif not any(item.kind == "zone" for item in places):
+        places += [item for item in behind if item.kind == "zone" and not any(i.kind == "side" for i in behind)]
+    if site is not None:
+        named = site.value.partition("+")[0]
+        places.append(site)
+    else:
+        named = _site(usual, [item for item in places if item.kind == "site"])
+    zone = next((item.value for item in places if item.kind == "zone"), None) if named in ZONED else None
+    side = None if named in SIDELESS else _side(sides, places, tokens, text, plural_lungs=named != "lung volume")
+    if zone == "lingula":
+        side = "left"
+    elif zone == "middle lobe" and side is None:
+        side = "right"
+    words = sorted({i for item in (*sides, *places) for i in range(item.first, item.last)})
+    return Place(named, zone, side, _severity(target, before, clause, targets), tuple(words))
+
+
+def _before(target: Item, clause: list[Item], targets: list[Item]) -> list[Item]:
+    """Items before the target that modify it, nearest first."""
+    found: list[Item] = []
+    placed = False
+    for position in range(len(clause) - 1, -1, -1):
+        item = clause[position]
+        if item.last > target.first:
+            continue
+        if item in targets:
+            return _without_owned(found, item)
+        if item.kind in BARRIERS:
+            break
+        if item.kind == "joint" and item.value in ADDITIONS and any(other.first < item.first for other in targets):
+            break
+        if item.kind == "joint" and placed:
+            previous = clause[position - 1] if position else None
+            if item.value in ("with", ":", "(", ")") or previous is None or previous.kind not in PLACES:
+                break
+        placed = placed or item.kind in PLACES
+        found.append(item)
+    return found
+
+
+def _without_owned(found: list[Item], other: Item) -> list[Item]:
+    """Leave out "in the left base" when it follows another finding directly: it is that finding's place."""
+    for position in range(len(found) - 1, -1, -1):
+        item = found[position]
+        if item.kind == "prepositions" and item.first - other.last <= 2:
+            joints = [i for i in range(position) if found[i].kind == "joint"]
+            first_place = next(i for i in range(position + 1) if found[i].kind in PLACES or i == position)
+            return found[: joints[-1] if joints else first_place]
+        if item.kind in ("joint", "verbs", "hedges"):
+            break
+    return found
+
+
+def _after(target: Item, clause: list[Item], targets: list[Item], *, alone: bool) -> list[Item]:
+    """Items after the target that modify it; passes the rest of a list unless the target has a place before it (``alone``)."""
+    found: list[Item] = []
+    opened = False
+    following = [item for item in clause if item.first >= target.last]
+    for position, item in enumerate(following):
+        if item in targets:
+            if alone or opened:
+                break
+            continue
+        if item.kind in BARRIERS or item.kind == "hedges":
+            break
+        if item.kind == "joint" and opened and item.value in (",", "with", ":"):
+            after = following[position + 1] if position + 1 < len(following) else None
+            if after is None or after.kind not in ("side", "zone"):
+                break
+        if item.kind in PLACES and not _leads_to_target(position, following, targets):
+            found.append(item)
+        opened = opened or item.kind in ("prepositions", "side", "zone")
+    return found if opened else []
+
+
+def _leads_to_target(position: int, following: list[Item], targets: list[Item]) -> bool:
+    """Whether a place stands directly before another finding ("effusion and left base opacity")."""
+    if position and following[position - 1].kind == "prepositions":
+        return False
+    for item in following[position + 1 :]:
+        if item in targets:
+            return True
+        if item.kind in LINKS and not (item.kind == "joint" and item.value == "and"):
+            return False
+    return False
+
+
+def _side(sides: list[Item], places: list[Item], tokens: list[Token], text: str, *, plural_lungs: bool) -> str | None:
+    values = {item.value for item in sides}
+    if "bilateral" in values or len(values) > 1:
+        return "bilateral"
+    if values:
+        return values.pop()
+    for item in places:
+        token = tokens[item.last - 1]
+        surface = text[token.start : token.end].lower()
+        if surface in PLURALS and (surface != "lungs" or plural_lungs):
+            return "bilateral"
+    return None
+
+
+def _site(usual: str, sites: list[Item]) -> str:
+    for item in sites:
+        value = item.value.partition("+")[0]
+        if value not in TOO_WIDE or not usual or (value == "limb" and usual in ("bone", "")):
+            return value
+    return usual
+
+
+def _severity(target: Item, before: list[Item], clause: list[Item], targets: list[Item]) -> str | None:
+    """The nearest grade before the target ("small effusion"), else one said of it ("the effusion is small")."""
+    for item in before:
+        if item.kind == "grade":
+            return item.value
+    predicate = False
+    for item in clause:
+        if item.first < target.first:
+            continue
+        if item.kind == "grade" and item.first == target.first:
+            return item.value
+        if item.first < target.last:
+            continue
+        if item in targets or item.kind in ("stops", "negation_before", "hedges"):
+            break
+        if item.kind == "joint" and not (item.value == "," and item.first == target.last):
+            break
+        predicate = predicate or item.kind in ("verbs", "joint")
+        if item.kind == "grade" and predicate:
+            return None if any(0 <= other.first - item.last <= 1 for other in targets) else item.value
+    return None

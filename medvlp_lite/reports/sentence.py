@@ -1,0 +1,303 @@
+"""One sentence read: its findings with status, place, grade and change, as Mentions.
+
+Built in chapter 02_reports_to_triplets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
+
+from .lexicon import Item, Lexicon, Token, load
+from .negation import Status, alternatives, clauses, status, versus
+from .placing import LINKS, SIDELESS, Place, place
+
+TARGETS = frozenset(("finding", "observation", "normal"))
+WEAK = frozenset(
+    [
+        "large",
+        "big",
+        "prominent",
+        "prominence",
+        "increase",
+        "decrease",
+        "diminish",
+        "reduce",
+        "low",
+        "high",
+        "borderline",
+        "expand",
+        "distend",
+    ]
+)
+ABSENT_WHEN_NORMAL = {  # a normal structure -> the findings it excludes
+    "heart": ("cardiomegaly",),
+    "mediastinum": ("widening",),
+    "lung": ("opacity", "consolidation"),
+    "vasculature": ("congestion",),
+    "costophrenic": ("blunting",),
+    "pleural": ("effusion", "pneumothorax"),
+    "bone": ("fracture",),
+    "lung volume": ("hyperinflation", "low volume"),
+}
+
+
+class Mention(NamedTuple):
+    """All that one sentence says of one finding.
+
+    ``concept`` is the finding's name, ``entity`` its place among MedKLIP's 75, ``category`` among MedFILIP's 61 or "".
+    ``present`` is True, False or None. ``negation`` and ``hedge`` are the cues; ``strength`` of a hedge is "probable"
+    (counts as present), "possible" or "alternative" (both None). ``implied``: not named, but excluded by a normal structure.
+    ``span`` and ``sentence`` are character offsets. Built in chapter 02_reports_to_triplets.
+    """
+
+    concept: str
+    entity: str
+    category: str
+    present: bool | None
+    span: tuple[int, int]
+    sentence: tuple[int, int]
+    site: str = ""
+    zone: str | None = None
+    side: str | None = None
+    severity: str | None = None
+    change: str | None = None
+    location: str | None = None
+    negation: str | None = None
+    hedge: str | None = None
+    strength: str | None = None
+    implied: bool = False
+
+
+@dataclass
+class _Found:
+    """A finding on its way to a Mention."""
+
+    item: Item
+    concept: str
+    status: Status
+    place: Place
+    change: str | None = None
+
+
+def _gap(a: Item, b: Item) -> int:
+    return b.first - a.last if b.first >= a.last else a.first - b.last
+
+
+@lru_cache(maxsize=50_000)
+def read_sentence(text: str) -> tuple[Mention, ...]:
+    """Mentions of one sentence, offsets counted from its first character; remembered, since reports repeat themselves."""
+    lexicon = load()
+    tokens = lexicon.tokens(text)
+    items = lexicon.items(tokens)
+    if not any(item.kind in TARGETS for item in items):
+        return ()
+    found: list[_Found] = []
+    normals: list[Mention] = []
+    starts = clauses(items, len(tokens))
+    for first, last in pairwise(starts):
+        clause = [item for item in items if first <= item.first < last]
+        targets = _targets(clause, lexicon, tokens)
+        heads = [item for item, _, _ in targets]
+        for item, concept, site in targets:
+            state = status(item, clause, items)
+            if not state.hypothetical:
+                where = place(item, lexicon.concepts[concept].site, site, clause, heads, tokens, text)
+                if item.value == "borderline":
+                    where = where._replace(severity="borderline")
+                if not where.found and where.site not in SIDELESS and clause[0].value == "which":
+                    where = _antecedent(where, items, clause[0])
+                found.append(_Found(item, concept, state, where, _change(item, clause, heads)))
+        normals.extend(_normals(clause, targets, items, tokens, text, lexicon))
+    _join(found, items, tokens)
+    if "bilaterally" in text:
+        for one in found:
+            if not one.place.found and one.place.site not in SIDELESS and one.status.present is not False:
+                one.place = one.place._replace(side="bilateral")
+    _name_atherosclerosis(found)
+    return (*(_mention(one, tokens, text, lexicon) for one in found), *normals)
+
+
+def _targets(clause: list[Item], lexicon: Lexicon, tokens: list[Token]) -> list[tuple[Item, str, Item | None]]:
+    """Findings of a clause, and observations that a site turns into findings, as (item, concept, site item)."""
+    findings = [item for item in clause if item.kind == "finding"]
+    out: list[tuple[Item, str, Item | None]] = [(item, item.value, None) for item in findings]
+    for item in clause:
+        if item.kind == "observation":
+            concept, site = _resolve(item, clause, findings, lexicon)
+            if concept:
+                out.append((item, concept, site))
+    out.sort(key=lambda target: target[0].first)
+    return [target for target in out if _qualifies(target[0], lexicon.concepts[target[1]].needs, tokens)]
+
+
+def _qualifies(item: Item, needs: tuple[str, ...], tokens: list[Token]) -> bool:
+    if not needs:
+        return True
+    return any(tokens[i].lemma in needs for i in range(max(0, item.first - 5), min(len(tokens), item.last + 5)))
+
+
+def _resolve(item: Item, clause: list[Item], findings: list[Item], lexicon: Lexicon) -> tuple[str | None, Item | None]:
+    """What an observation means at the nearest site that has a rule for it: "enlarge" at the heart is cardiomegaly."""
+    rules = lexicon.observations[item.value]
+    sites = [other for other in clause if other.kind == "site"]
+    weak = item.value in WEAK
+    modifies = any(0 <= finding.first - item.last <= 1 for finding in findings)
+    options = [
+        (_gap(item, site), rules[name], site) for site in sites for name in site.value.split("+") if name in rules
+    ]
+    if options:
+        gap, concept, site = min(options, key=lambda option: option[0])
+        low, high = sorted((item.first, site.first))
+        between = any(low < finding.first <= high + 1 for finding in findings)
+        nearer = any(_gap(item, other) < gap for other in sites)
+        if not weak or (gap <= 3 and not between and not modifies and not nearer):
+            return concept, site
+    if modifies and item.value != "calcify":
+        return None, None
+    if "joint" in rules and any(other.kind == "side" and other.value == "bilateral" for other in clause):
+        return rules["joint"], None  # the spine has no two sides
+    if weak and not any(_gap(item, site) <= 2 for site in sites):
+        return None, None
+    return rules.get("*"), None
+
+
+def _antecedent(where: Place, items: list[Item], stop: Item) -> Place:
+    """The place before "which", for a finding that has none of its own."""
+    earlier = [item for item in items if item.first < stop.first]
+    sides = {item.value for item in earlier if item.kind == "side"}
+    zones = [item.value for item in earlier if item.kind == "zone"]
+    side = sides.pop() if len(sides) == 1 else None
+    return where._replace(side=side, zone=zones[-1] if zones and where.site in ("lung", "") else None)
+
+
+def _change(target: Item, clause: list[Item], heads: list[Item]) -> str | None:
+    """The nearest word of change in the clause, on this side of other findings if there is one."""
+    candidates = [item for item in clause if item.kind == "change"]
+    if not candidates:
+        return None
+    blocked = [
+        item for item in candidates
+        if any(min(item.first, target.first) < head.first < max(item.first, target.first) for head in heads)
+    ]  # fmt: skip
+    return min(
+        [item for item in candidates if item not in blocked] or candidates, key=lambda item: _gap(item, target)
+    ).value
+
+
+def _join(found: list[_Found], items: list[Item], tokens: list[Token]) -> None:
+    """Alternatives become uncertain; a finding without a place or grade takes that of the finding it is joined to."""
+    for index, here in enumerate(found):
+        if here.status.present is not False and here.status.hedge is None and versus(here.item, tokens):
+            here.status = here.status._replace(present=None, hedge="versus", strength="alternative")
+        if index == 0:
+            continue
+        before = found[index - 1]
+        if before.status.present is False or here.status.present is False:
+            continue
+        either = alternatives(before.item.last, here.item.first, tokens)
+        if either:
+            for one in (before, here):
+                if one.status.hedge is None:
+                    one.status = one.status._replace(present=None, hedge="or", strength="alternative")
+        chained = not any(i.kind in LINKS and before.item.last <= i.first < here.item.first for i in items)
+        _share(before, here, either or chained)
+        if chained:
+            _share(here, before, True)
+
+
+def _share(giver: _Found, taker: _Found, grade: bool) -> None:
+    placeless = not taker.place.found and taker.place.site not in SIDELESS
+    if placeless and giver.place.site not in SIDELESS and giver.place.found:
+        words = taker.place.tokens or giver.place.tokens
+        taker.place = taker.place._replace(side=giver.place.side, zone=giver.place.zone, tokens=words)
+        grade = grade or taker.status.hedge is not None
+    if grade and taker.place.severity is None:
+        taker.place = taker.place._replace(severity=giver.place.severity)
+
+
+def _name_atherosclerosis(found: list[_Found]) -> None:
+    """Calcification of a vessel in a sentence on atherosclerosis is atherosclerotic calcification."""
+    if any(one.concept == "atherosclerosis" for one in found):
+        for one in found:
+            if one.concept == "calcification" and one.place.site in ("aorta", "vasculature", ""):
+                one.concept = "atherosclerotic calcification"
+
+
+def _mention(one: _Found, tokens: list[Token], text: str, lexicon: Lexicon) -> Mention:
+    concept = lexicon.concepts[one.concept]
+    inside = [i for i in range(one.item.first, one.item.last - 1) if (tokens[i].lemma,) in lexicon.site_words]
+    where = sorted({*one.place.tokens, *inside})  # "pleural" of "pleural effusion" is a place, too
+    words = [text[tokens[i].start : tokens[i].end].lower() for i in where]
+    return Mention(
+        concept=concept.name,
+        entity=concept.entity,
+        category=concept.category,
+        present=one.status.present,
+        span=(tokens[one.item.first].start, tokens[one.item.last - 1].end),
+        sentence=(0, len(text)),
+        site=one.place.site,
+        zone=one.place.zone,
+        side=one.place.side,
+        severity=one.place.severity,
+        change=one.change,
+        location=" ".join(words) or None,
+        negation=one.status.negation,
+        hedge=one.status.hedge,
+        strength=one.status.strength,
+    )
+
+
+def _normals(
+    clause: list[Item],
+    targets: list[tuple[Item, str, Item | None]],
+    items: list[Item],
+    tokens: list[Token],
+    text: str,
+    lexicon: Lexicon,
+) -> list[Mention]:
+    """ "Lungs are clear": a normal observation, and the findings that it excludes."""
+    out: list[Mention] = []
+    taken = [site for _, _, site in targets if site]
+    heads = [item for item, _, _ in targets]
+    for item in clause:
+        if item.kind != "normal":
+            continue
+        verb = any(other.kind == "verbs" and other.last <= item.first for other in clause)
+        sites = [other for other in clause if other.kind == "site" and other not in taken]
+        left, right = [s for s in sites if s.last <= item.first], [s for s in sites if s.first >= item.last]
+        for site in left if left and (verb or not right) else right:
+            low, high = sorted((site.first, item.first))
+            if any(low < head.first < high or 0 <= head.first - site.last <= 1 for head in heads):
+                continue
+            sides = [i.value for i in items if i.kind == "side" and abs(i.last - site.first) <= 1]
+            out.extend(_normal(item, site, sides[0] if sides else None, tokens, text, lexicon))
+    return out
+
+
+def _normal(
+    item: Item, site: Item, side: str | None, tokens: list[Token], text: str, lexicon: Lexicon
+) -> list[Mention]:
+    span, whole = (tokens[item.first].start, tokens[item.last - 1].end), (0, len(text))
+    out: list[Mention] = []
+    for where in site.value.split("+"):
+        out.append(
+            Mention(item.value, item.value, "", True, span, whole, where, side=None if where in SIDELESS else side)
+        )
+        if item.value in ("stable", "free") or side not in (None, "bilateral"):
+            continue
+        for name in ABSENT_WHEN_NORMAL.get(where, ()):
+            row = lexicon.concepts[name]
+            out.append(
+                Mention(name, row.entity, row.category, False, span, whole, row.site, negation=item.value, implied=True)
+            )
+    return out
+
+
+def anaphoric(mention: Mention, previous: Mention) -> Mention:
+    """ "This represents atelectasis": the place and side of the finding before, for a mention that has none."""
+    if mention.side or mention.zone or mention.site in SIDELESS or previous.site in SIDELESS:
+        return mention
+    return mention._replace(side=previous.side, zone=previous.zone, location=mention.location or previous.location)

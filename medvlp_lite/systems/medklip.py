@@ -1,0 +1,193 @@
+"""MedKLIP: triplets from reports, described entities as queries, a fusion decoder, attention as grounding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from medvlp_lite.components.entity_fusion import (
+    EntityFusionDecoder,
+    entity_labels,
+    existence_loss,
+    position_loss,
+    sample_positions,
+)
+from medvlp_lite.encoders.descriptions import ClassTokenVectors, WordVectors
+from medvlp_lite.encoders.image import image_encoder
+from medvlp_lite.encoders.text import ReportTokenizer
+from medvlp_lite.reports.anatomy import vocabulary
+from medvlp_lite.reports.filter import entity_of, extract
+from medvlp_lite.reports.knowledge import describe
+from medvlp_lite.studies import Batch
+from medvlp_lite.systems.base import LossTerms, Query, System
+
+POSITION_PROMPT = "It is located at {}"
+
+
+class MedKLIP(System):
+    """Entities described in words ask the image's local features whether and where they are there: K-1 to K-13.
+
+    ``entities`` are the queries, by name; ``use_descriptions`` asks with their descriptions, else with the names alone
+    (the paper's "w/o DE"); ``position_weight`` 0 switches the position loss off ("w/o PosCL"). ``existence`` "code" has two
+    logits, "paper" one; ``loc_log`` is explained at ``position_loss``. ``flip`` mirrors half of the training images;
+    ``mirror_positions`` then mirrors left and right in the labels too, which the official code does not.
+    ``text_model`` "words" needs no download; any other value is a Hugging Face name such as Bio_ClinicalBERT's.
+    Raises ValueError for an option that does not exist. Built in chapter 04_entity_fusion.
+    """
+
+    name = "medklip"
+
+    def __init__(
+        self,
+        tokenizer: ReportTokenizer,
+        *,
+        entities: Sequence[str],
+        image_encoder_name: str = "resnet_lite",
+        image_size: int = 112,
+        width: int = 128,
+        heads: int = 4,
+        layers: int = 2,
+        feedforward: int = 256,
+        dropout: float = 0.1,
+        use_descriptions: bool = True,
+        position_weight: float = 0.3,
+        negatives: int = 7,
+        existence: str = "code",
+        loc_log: bool = True,
+        flip: bool = False,
+        mirror_positions: bool = True,
+        text_model: str = "words",
+    ):
+        super().__init__()
+        if existence not in ("code", "paper"):
+            raise ValueError(f"existence must be 'code' or 'paper', got {existence!r}")
+        self.config = {key: value for key, value in locals().items() if key not in ("self", "tokenizer", "__class__")}
+        self.config["entities"] = list(entities)
+        self.tokenizer = tokenizer
+        self.texts = _text_model(text_model)
+        self.image_encoder = image_encoder(image_encoder_name, image_size)
+        hidden = self.image_encoder.width
+        self.token_mlp = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, width))
+        self.query_projection = nn.Linear(self.texts.width, width)
+        self.decoder = EntityFusionDecoder(width, heads, layers, feedforward, dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.existence_head = nn.Linear(width, 2 if existence == "code" else 1)
+        self.position_head = nn.Linear(width, self.texts.width)
+        for layer in (*self.token_mlp[::2], self.query_projection, self.existence_head, self.position_head):
+            nn.init.normal_(layer.weight, std=0.02)
+        prompts = [POSITION_PROMPT.format(name) for name in vocabulary()["positions"]]
+        self.register_buffer("entity_vectors", self.texts([self._wording(name) for name in entities]))
+        self.register_buffer("position_vectors", self.texts(prompts))
+
+    def _wording(self, name: str, description: str = "") -> str:
+        return (description or describe(name)) if self.config["use_descriptions"] else name
+
+    def local_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Local features (B, h, w, width): equation K-2."""
+        return self.token_mlp(self.image_encoder(images).permute(0, 2, 3, 1))
+
+    def fuse(self, images: torch.Tensor, entity_vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Fused queries (B, Q, width) and cross-attention (layers, B, Q, h, w) for text vectors (Q, text width): K-6."""
+        local = self.local_features(images)
+        queries = self.query_projection(entity_vectors).expand(len(images), -1, -1)
+        fused, attention = self.decoder(queries, local.flatten(1, 2))
+        return self.dropout(fused), attention.unflatten(-1, local.shape[1:3])
+
+    def loss(self, batch: Batch) -> LossTerms:
+        adjacency = self.targets(batch.reports)
+        if self.training and self.config["flip"]:
+            batch, adjacency = self._flip(batch, adjacency)
+        fused, _ = self.fuse(batch.images, self.entity_vectors)
+        labels = entity_labels(adjacency)
+        logits = self.existence_head(fused)
+        terms = {"existence": existence_loss(logits if logits.shape[-1] == 2 else logits.squeeze(-1), labels)}
+        if self.config["position_weight"]:
+            candidates = sample_positions(adjacency, self.config["negatives"])
+            predicted = self.position_head(fused)
+            terms["position"] = position_loss(
+                predicted, self.position_vectors, candidates, labels == 1, loc_log=self.config["loc_log"]
+            )
+        return LossTerms(terms, {"position": self.config["position_weight"]})
+
+    def targets(self, reports: Sequence[str]) -> torch.Tensor:
+        """What the report filter makes of reports: (B, positions, entities) with 1, 0 or NaN (K-3)."""
+        matrices = [_report_matrix(report, tuple(self.config["entities"])) for report in reports]
+        return torch.stack(matrices).to(self.device)
+
+    def _flip(self, batch: Batch, adjacency: torch.Tensor) -> tuple[Batch, torch.Tensor]:
+        chosen = torch.rand(len(batch), device=adjacency.device) < 0.5
+        images = torch.where(chosen.view(-1, 1, 1, 1), batch.images.flip(3), batch.images)
+        if self.config["mirror_positions"]:
+            mirrored = adjacency[:, _mirror_order()]
+            adjacency = torch.where(chosen.view(-1, 1, 1), mirrored, adjacency)
+        return replace(batch, images=images), adjacency
+
+    def embed_images(self, images: torch.Tensor) -> torch.Tensor:
+        return F.normalize(self.local_features(images).mean(dim=(1, 2)), dim=-1)
+
+    def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        vectors = self.texts(texts).to(self.device)
+        return F.normalize(self.query_projection(vectors), dim=-1)
+
+    def _ask(self, images: torch.Tensor, queries: Sequence[Query]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Existence logits (B, Q) and attention (layers, B, Q, h, w); a query the system does not know is appended (K-13)."""
+        known = {name: place for place, name in enumerate(self.config["entities"])}
+        extra = [query for query in queries if query.name not in known]
+        vectors = self.entity_vectors
+        if extra:
+            added = self.texts([self._wording(query.name, query.description) for query in extra]).to(self.device)
+            vectors = torch.cat([vectors, added])
+            known |= {query.name: len(self.entity_vectors) + place for place, query in enumerate(extra)}
+        fused, attention = self.fuse(images, vectors)
+        logits = self.existence_head(fused)
+        logits = logits[..., 1] - logits[..., 0] if logits.shape[-1] == 2 else logits.squeeze(-1)
+        places = [known[query.name] for query in queries]
+        return logits[:, places], attention[:, :, places]
+
+    def score(self, images: torch.Tensor, queries: Sequence[Query]) -> torch.Tensor:
+        return self._ask(images, queries)[0]
+
+    def heatmap(self, images: torch.Tensor, queries: Sequence[Query]) -> torch.Tensor:
+        """Cross-attention averaged over heads and layers: equation K-12. Each map sums to 1."""
+        return self._ask(images, queries)[1].mean(dim=0)
+
+    def attention_by_layer(self, images: torch.Tensor, queries: Sequence[Query]) -> torch.Tensor:
+        """Cross-attention of every layer, (layers, B, Q, h, w)."""
+        return self._ask(images, queries)[1]
+
+
+@lru_cache(maxsize=4)
+def _text_model(name: str) -> WordVectors | ClassTokenVectors:
+    if name != "words":
+        return ClassTokenVectors(name)
+    words = vocabulary()
+    corpus = [describe(entity) for entity in words["entities"]]
+    return WordVectors([*corpus, *(POSITION_PROMPT.format(position) for position in words["positions"])])
+
+
+@lru_cache(maxsize=100_000)
+def _report_matrix(report: str, entities: tuple[str, ...]) -> torch.Tensor:
+    rows = {name: place for place, name in enumerate(vocabulary()["positions"])}
+    columns = {name: place for place, name in enumerate(entities)}
+    matrix = torch.full((len(rows), len(columns)), float("nan"))
+    for triplet in extract(report):
+        column = columns.get(triplet.entity, columns.get(entity_of(triplet.entity)))
+        if triplet.present is None or column is None:
+            continue
+        cell = rows.get(triplet.position, rows["other"]), column
+        if triplet.present or matrix[cell].isnan():
+            matrix[cell] = float(triplet.present)
+    return matrix
+
+
+@lru_cache(maxsize=1)
+def _mirror_order() -> list[int]:
+    positions = vocabulary()["positions"]
+    swap = {"left": "right", "right": "left"}
+    mirrored = ["_".join(swap.get(part, part) for part in name.split("_")) for name in positions]
+    return [positions.index(name) if name in positions else place for place, name in enumerate(mirrored)]

@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+
+from medvlp_lite.evaluation.grounding import (
+    average_lesion,
+    best_threshold,
+    centre_box,
+    contrast_to_noise,
+    dice,
+    iou,
+    miou,
+    pointing_game,
+    random_maps,
+    regions_hit,
+    scaled,
+    score_grounding,
+    upsample,
+)  # fmt: skip
+
+HEAT = np.array([[0.0, 0.1], [0.2, 0.9]])
+REGION = np.zeros((8, 8), dtype=bool)
+REGION[4:, 4:] = True
+
+
+def test_upsample_repeats_cells():
+    assert np.array_equal(upsample(HEAT, 8, 8), np.kron(HEAT, np.ones((4, 4))))
+    assert upsample(np.arange(9.0).reshape(3, 3), 7, 10).shape == (7, 10)
+
+
+def test_pointing_game_by_hand():
+    assert pointing_game(HEAT, REGION) and not pointing_game(HEAT.T[::-1], REGION)
+    assert pointing_game(np.ones((2, 2)), REGION), "any maximal pixel counts"
+    with pytest.raises(ValueError, match="region is empty"):
+        pointing_game(HEAT, np.zeros((8, 8), dtype=bool))
+    with pytest.raises(ValueError, match="NaN"):
+        pointing_game(HEAT * np.nan, REGION)
+
+
+def test_one_cell_of_tolerance_reaches_the_next_cell_and_no_further():
+    thin = np.zeros((16, 16), dtype=bool)
+    thin[:, 3] = True
+    heat = np.zeros((4, 4))
+    heat[1, 1] = 1
+    assert not pointing_game(heat, thin) and pointing_game(heat, thin, tolerance=1)
+    heat = np.zeros((4, 4))
+    heat[1, 3] = 1
+    assert not pointing_game(heat, thin, tolerance=1)
+
+
+def test_overlap_by_hand_and_empty_cases():
+    a, b = np.zeros((2, 4), dtype=bool), np.zeros((2, 4), dtype=bool)
+    a[0], b[:, :2] = True, True
+    assert iou(a, b) == 2 / 6 and dice(a, b) == 4 / 8
+    empty = np.zeros_like(a)
+    assert iou(a, empty) == dice(empty, b) == 0
+    assert np.isnan(iou(empty, empty)) and np.isnan(dice(empty, empty))
+
+
+def test_cnr_is_signed_and_ignores_scale():
+    heat = np.random.default_rng(0).random((8, 8)) + 2 * REGION
+    value = contrast_to_noise(heat, REGION)
+    inside, outside = heat[REGION], heat[~REGION]
+    assert value == pytest.approx((inside.mean() - outside.mean()) / np.sqrt(inside.var() + outside.var()))
+    assert contrast_to_noise(5 * heat - 3, REGION) == pytest.approx(value)
+    assert contrast_to_noise(-heat, REGION) == pytest.approx(-value)
+    assert contrast_to_noise(-heat, REGION, absolute=True) == pytest.approx(value)
+    assert contrast_to_noise(np.ones((8, 8)), REGION) == 0
+    assert np.isnan(contrast_to_noise(heat, np.ones((8, 8), dtype=bool)))
+
+
+def test_miou_by_hand():
+    heat = np.where(REGION, 1.0, -1.0)
+    assert miou(heat, REGION) == 1
+    half = np.where(REGION, 0.25, 0.0)
+    half[0, 0], half[7, 0] = 1.0, -1.0
+    assert miou(half, REGION) == pytest.approx(2 * 16 / 17 / 5)
+
+
+def test_threshold_is_the_best_of_all_candidates():
+    generator = np.random.default_rng(1)
+    heats = [generator.random((4, 4)) for _ in range(5)]
+    best = best_threshold(heats, [REGION] * 5)
+    value = lambda t: np.mean([iou(scaled(upsample(h, 8, 8)) > t, REGION) for h in heats])  # noqa: E731
+    assert value(best) == max(value(t / 100) for t in range(100))
+    with pytest.raises(ValueError, match="no validation map"):
+        best_threshold([], [])
+
+
+def test_detection_counts_regions_and_areas_apart():
+    predicted = np.zeros((8, 8), dtype=bool)
+    predicted[5:8, 5:8] = True
+    predicted[0, 0] = True
+    other = np.zeros((8, 8), dtype=bool)
+    other[:2, 6:] = True
+    assert regions_hit(predicted, [REGION, other]) == (1, 1, 2)
+    assert regions_hit(np.zeros((8, 8), dtype=bool), [REGION]) == (0, 0, 0)
+
+
+def test_the_whole_score():
+    score = score_grounding([HEAT, HEAT[::-1]], [REGION, REGION], threshold=0.5)
+    assert (score.studies, score.pointing, score.iou, score.detection_recall) == (2, 0.5, 0.5, 0.5)
+    assert score.pointing_one_cell == 1 and score.detection_precision == 0.5
+    with pytest.raises(ValueError, match="as many maps as regions"):
+        score_grounding([HEAT], [], 0.5)
+
+
+def test_baselines_never_look():
+    assert random_maps(3, 14).shape == (3, 14, 14) and np.array_equal(random_maps(2, 5), random_maps(2, 5))
+    assert centre_box(8).sum() == 16 and centre_box(8)[2:6, 2:6].all()
+    assert np.array_equal(average_lesion([REGION, ~REGION], 2), np.full((2, 2), 0.5))
+    assert np.array_equal(average_lesion([REGION], 2), [[0, 0], [0, 1]])
+    share = np.mean([pointing_game(heat, REGION) for heat in random_maps(400, 8)])
+    assert share == pytest.approx(0.25, abs=0.06)

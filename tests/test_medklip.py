@@ -1,0 +1,128 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import made_up_studies
+
+from medvlp_lite.encoders.descriptions import WordVectors
+from medvlp_lite.encoders.text import ReportTokenizer
+from medvlp_lite.reports.anatomy import vocabulary
+from medvlp_lite.studies import StudyDataset, collate
+from medvlp_lite.systems import medklip
+from medvlp_lite.systems.base import Query
+from medvlp_lite.systems.medklip import MedKLIP
+
+ENTITIES = ("effusion", "nodule", "edema", "pneumothorax")
+REPORTS = (
+    "There is a small left pleural effusion. No pneumothorax.",
+    "Nodule in the right upper lobe. No effusion or edema.",
+    "Possible mild edema. The patient is rotated.",
+)
+SMALL = {"image_size": 32, "width": 16, "heads": 2, "layers": 2, "feedforward": 16}
+
+
+def build(**options) -> MedKLIP:
+    torch.manual_seed(0)
+    return MedKLIP(ReportTokenizer.train(REPORTS, 120), entities=ENTITIES, **{**SMALL, **options}).eval()
+
+
+@pytest.fixture(scope="module")
+def batch():
+    data = StudyDataset(made_up_studies(12), size=32)
+    out = collate([data[i] for i in range(6)])
+    out.reports = list(REPORTS) * 2
+    return out
+
+
+def test_targets_say_what_the_reports_say():
+    targets = build().targets(REPORTS)
+    places = vocabulary()["positions"]
+    assert targets.shape == (3, 51, 4)
+    assert targets[0, places.index("left_pleural"), 0] == 1 and (targets[0, :, 3] == 0).any()
+    assert targets[1, places.index("upper_right_lobe"), 1] == 1 and (targets[1, :, 0] == 0).any()
+    assert targets[2].isnan().all(), "a hedged finding is unknown, and so is an unmentioned one"
+
+
+def test_loss_terms_and_switches(batch):
+    both = build().loss(batch)
+    assert set(both.terms) == {"existence", "position"} and both.total.isfinite()
+    assert both.total.item() == pytest.approx((both.terms["existence"] + 0.3 * both.terms["position"]).item(), rel=1e-6)
+    assert set(build(position_weight=0).loss(batch).terms) == {"existence"}
+    assert build(existence="paper").loss(batch).terms["existence"].item() == pytest.approx(math.log(2), abs=0.2)
+    assert -1 <= build(loc_log=False).loss(batch).terms["position"].item() <= 0
+    with pytest.raises(ValueError, match="existence must be 'code' or 'paper'"):
+        build(existence="maybe")
+
+
+def test_a_batch_without_any_positive_entity_is_safe(batch):
+    system = build().train()
+    batch = batch.to("cpu")
+    batch.reports = ["No effusion. No pneumothorax."] * 6
+    losses = system.loss(batch)
+    losses.total.backward()
+    assert losses.terms["position"].item() == 0 and losses.total.isfinite()
+    batch.reports = ["Rotated patient."] * 6
+    assert system.loss(batch).total.item() == 0
+
+
+def test_the_text_side_stays_frozen(batch):
+    system = build().train()
+    before = system.entity_vectors.clone()
+    system.loss(batch).total.backward()
+    trained = {name for name, p in system.named_parameters() if p.grad is not None}
+    assert not [name for name in trained if "vectors" in name] and torch.equal(before, system.entity_vectors)
+    assert {"query_projection.weight", "position_head.weight", "decoder.layers.0.norm1.weight"} <= trained
+
+
+def test_heat_maps_are_the_mean_attention_of_all_layers(batch):
+    system = build()
+    queries = [Query.about("effusion"), Query.about("nodule")]
+    layers = system.attention_by_layer(batch.images, queries)
+    heat = system.heatmap(batch.images, queries)
+    assert layers.shape == (2, 6, 2, 4, 4) and torch.allclose(heat, layers.mean(0))
+    assert torch.allclose(heat.sum(dim=(2, 3)), torch.ones(6, 2), atol=1e-5)
+
+
+def test_an_unseen_entity_is_asked_by_its_description(batch):
+    system = build()
+    unseen = Query("covid-19", (), (), "Ground-glass opacities at the periphery of both lung bases.")
+    other = Query("covid-19", (), (), "A rounded dense lesion.")
+    scores = [system.score(batch.images, [query]) for query in (unseen, other)]
+    assert scores[0].shape == (6, 1) and not torch.allclose(*scores)
+    known = system.score(batch.images, [Query.about("effusion")])
+    assert not torch.equal(known, system.score(batch.images, [Query.about("effusion"), unseen])[:, :1])
+
+
+def test_names_instead_of_descriptions():
+    described, named = build(), build(use_descriptions=False)
+    assert not torch.allclose(described.entity_vectors, named.entity_vectors)
+    texts = WordVectors(["a"])
+    assert texts.width == named.entity_vectors.shape[1]
+
+
+def test_flip_mirrors_left_and_right_in_the_labels(batch, monkeypatch):
+    places = vocabulary()["positions"]
+    order = medklip._mirror_order()
+    assert places[order[places.index("left_pleural")]] == "right_pleural"
+    assert places[order[places.index("upper_left_lobe")]] == "upper_right_lobe"
+    assert order[places.index("heart_size")] == places.index("heart_size")
+    assert [order[i] for i in order] == list(range(51))
+    system = build(flip=True)
+    monkeypatch.setattr(torch, "rand", lambda *a, **k: torch.zeros(6))
+    adjacency = system.targets(batch.reports)
+    flipped, mirrored = system._flip(batch, adjacency)
+    assert torch.equal(flipped.images, batch.images.flip(3))
+    left, right = places.index("left_pleural"), places.index("right_pleural")
+    assert mirrored[0, right, 0] == 1 and mirrored[0, left, 0].isnan()
+    system.config["mirror_positions"] = False
+    assert system._flip(batch, adjacency)[1][0, left, 0] == 1
+
+
+def test_word_vectors_put_related_texts_nearer():
+    texts = WordVectors(["opacity in the lung", "fluid in the pleural space", "air outside the lung"])
+    a, b, c = texts(["small effusion", "large effusions", "rib fracture"])
+    assert a @ b > a @ c + 0.2
+    assert np.allclose(texts(["small effusion"])[0], a) and torch.allclose(a.norm(), torch.tensor(1.0))
+    with pytest.raises(ValueError, match="at least one word"):
+        texts(["123"])
