@@ -1,4 +1,4 @@
-"""The command ``medvlp-lite``: which data sets are here, how to get them, and whether they can be read."""
+"""The command ``medvlp-lite``: real data sets, training runs with records, and the committed results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,31 @@ def add_data(commands: argparse._SubParsersAction) -> None:
     check.set_defaults(run=_check)
 
 
-COMMANDS = (add_data,)
+def add_train(commands: argparse._SubParsersAction) -> None:
+    """``medvlp-lite train``: one experiment of the book, over its seeds, with a record and weights."""
+    train = commands.add_parser("train", help="train and evaluate a system on phantoms; writes a record and weights")
+    train.add_argument("system", help="convirt, supervised, ...")
+    train.add_argument("--profile", default="read", help="smoke, read, long or full (default: read)")
+    train.add_argument("--seeds", type=int, nargs="+", help="default: the profile's own")
+    train.add_argument("--out", default="runs", help="folder for <system>-<profile>.json and weights/<system>/")
+    train.set_defaults(run=_train)
+
+
+def add_evaluate(commands: argparse._SubParsersAction) -> None:
+    """``medvlp-lite evaluate``: zero-shot test of saved weights."""
+    evaluate = commands.add_parser("evaluate", help="zero-shot AUC of saved weights on held-out phantoms")
+    evaluate.add_argument("folder", help="what save_pretrained or 'medvlp-lite train' wrote")
+    evaluate.add_argument("--profile", default="read", help="whose phantoms: smoke, read, long or full (default: read)")
+    evaluate.set_defaults(run=_evaluate)
+
+
+def add_results(commands: argparse._SubParsersAction) -> None:
+    """``medvlp-lite results``: the committed records, a line each."""
+    results = commands.add_parser("results", help="list the records that stand behind the book's figures")
+    results.set_defaults(run=_results)
+
+
+COMMANDS = (add_data, add_train, add_evaluate, add_results)
 """One function per top-level command: it adds its parser and sets ``run``, a function of the parsed arguments."""
 
 
@@ -89,6 +113,47 @@ def _check_one(name: str, arguments: argparse.Namespace) -> int:
         return 1
     print(f"{loaded}; {len(studies[::step])} images read")
     return 0
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from medvlp_lite import experiments
+
+    record, first = experiments.run(arguments.system, arguments.profile, seeds=arguments.seeds)
+    out = Path(arguments.out)
+    first.save_pretrained(out / "weights" / arguments.system)
+    print(f"{_summary(record)}\nwritten: {record.save(out)} and {out / 'weights' / arguments.system}")
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from medvlp_lite import experiments
+    from medvlp_lite.systems.base import System
+
+    data = experiments.phantom_data(experiments.scale_of(arguments.profile).studies)
+    result = experiments.zero_shot(System.from_pretrained(arguments.folder), data)
+    for name, interval in [*result["auc"].items(), ("macro mean", result["macro_auc"])]:
+        print(f"{name:22s} AUC {interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]")
+    return 0
+
+
+def _results(_: argparse.Namespace) -> int:
+    from medvlp_lite.experiments import results_folder
+    from medvlp_lite.provenance import RunRecord
+
+    paths = sorted(results_folder().glob("*.json"))
+    for path in paths:
+        print(_summary(RunRecord.load(path)))
+    if not paths:
+        print(f"no records in {results_folder()}")
+    return 0
+
+
+def _summary(record) -> str:
+    spread = record.metrics.get("macro_auc_over_seeds", {})
+    value = f"macro AUC {spread['value']:.3f} over {len(record.seeds)} seeds, " if spread else ""
+    return f"{record.name} ({record.profile}): {value}{record.seconds:.0f} s on {record.device}, {record.started}"
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -22,6 +22,7 @@ from medvlp_lite.reports.sections import describing_text
 from medvlp_lite.studies import StudyDataset, split_by_patient
 from medvlp_lite.systems.base import System
 from medvlp_lite.systems.convirt import ConVIRT
+from medvlp_lite.systems.medklip import MedKLIP
 from medvlp_lite.systems.supervised import Supervised
 from medvlp_lite.training import History, TrainingPlan, train_or_load
 
@@ -74,6 +75,7 @@ def builder(name: str, data: PhantomData) -> Callable[[], System]:
     builders: dict[str, Callable[[], System]] = {
         "convirt": lambda: ConVIRT(tokenizer, image_size=IMAGE_SIZE),
         "supervised": lambda: Supervised(tokenizer, entities=ENTITIES, image_size=IMAGE_SIZE),
+        "medklip": lambda: MedKLIP(tokenizer, entities=ENTITIES, image_size=IMAGE_SIZE),
     }
     if name not in builders:
         raise ValueError(f"no system {name!r}; use one of {', '.join(sorted(builders))}")
@@ -118,22 +120,34 @@ def zero_shot(system: System, data: PhantomData, names: Sequence[str] = ENTITIES
     }
 
 
+def scale_of(profile: str) -> Scale:
+    """The scale of a profile. Raises ValueError naming the profiles."""
+    if profile not in SCALES:
+        raise ValueError(f"no profile {profile!r}; use one of {', '.join(SCALES)}")
+    return SCALES[profile]
+
+
 def run(
     name: str, profile: str, *, seeds: Sequence[int] | None = None, report: Callable[[str], None] | None = print
-) -> RunRecord:
-    """Train and evaluate one system over several seeds on the same data; the record holds every seed and the spread."""
-    scale = SCALES[profile]
+) -> tuple[RunRecord, System]:
+    """Train and evaluate one system over several seeds on the same data.
+
+    Returns the record, with every seed and the spread, and the system of the first seed. Raises ValueError for an unknown
+    system or profile.
+    """
+    scale = scale_of(profile)
     seeds = list(seeds if seeds is not None else range(scale.seeds))
     data = phantom_data(scale.studies)
     settings = {**asdict(scale), "image_size": IMAGE_SIZE, "split": data.split, "test_studies": len(data.test)}
     record = RunRecord.start(name, profile=profile, seeds=seeds, data=data.train.fingerprint(), settings=settings)
-    runs = []
+    runs, first = [], None
     for seed in seeds:
         system, history = train_system(name, data, scale, seed, report)
+        first = first or system
         runs.append({"seed": seed, "train_seconds": round(history.seconds, 1), **zero_shot(system, data)})
     macro = [one["macro_auc"]["value"] for one in runs]
     record.metrics = {"macro_auc_over_seeds": asdict(mean_and_spread(macro)), "runs": runs}
-    return record.finish()
+    return record.finish(), first
 
 
 def results_folder() -> Path:

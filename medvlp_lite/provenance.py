@@ -36,6 +36,7 @@ class RunRecord:
     peak_memory_mb: float = 0.0
     settings: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    claims: list[dict[str, str]] = field(default_factory=list)
 
     @classmethod
     def start(

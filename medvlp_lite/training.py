@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -220,8 +221,6 @@ def _resume(accelerator: Any, folder: Path | None, plan: TrainingPlan) -> tuple[
 
 
 def _save(accelerator: Any, folder: Path, plan: TrainingPlan, history: History, step: int) -> None:
-    import shutil
-
     state = f"step-{step}"
     accelerator.save_state(str(folder / state), safe_serialization=True)
     if accelerator.is_main_process:
@@ -297,6 +296,7 @@ def train_or_load(
     """Train the system that ``build`` makes, or load it if exactly this was trained before.
 
     The key hashes the configuration, the library's source and the data, so a changed library never shows an old number.
+    A run that was interrupted goes on from its last checkpoint.
     ``History.source`` says "trained" or "cached". Random weights are drawn from ``plan.seed``.
     Built in chapter 03_contrastive_baseline.
     """
@@ -313,7 +313,10 @@ def train_or_load(
         return System.from_pretrained(folder), history
     if report:
         report(f"training {system.name} on {len(dataset)} studies for {plan.steps} steps of {plan.batch_size}")
-    history = fit(system, dataset, plan, report=report)
+    unfinished = folder.with_name(folder.name + "-unfinished")
+    every = max(100, plan.steps // 10)
+    history = fit(system, dataset, plan, checkpoints=unfinished, checkpoint_every=every, report=report)
     system.save_pretrained(folder)
     (folder / "history.json").write_text(json.dumps(asdict(history)), encoding="utf-8")
+    shutil.rmtree(unfinished, ignore_errors=True)
     return system, history

@@ -322,22 +322,17 @@ def test_seeing_beats_brightness():
 
     threads = torch.get_num_threads()
     torch.manual_seed(0)
-
-    class Pool(nn.Module):
-        def forward(self, maps):
-            return torch.cat([maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3))], dim=1)
-
     widen = nn.Sequential(nn.Conv2d(32, 64, 1, 2, bias=False), nn.BatchNorm2d(64))
     net = nn.Sequential(
         *(nn.PixelUnshuffle(4), nn.Conv2d(16, 32, 3, 1, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU()),
         *(BasicBlock(32, 32), BasicBlock(32, 64, 2, widen), BasicBlock(64, 64)),
-        *(Pool(), nn.Linear(128, len(ENTITIES))),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, len(ENTITIES))),
     ).to(memory_format=torch.channels_last)
     x = torch.from_numpy(images)[:, None].float().div(64).sub(2).contiguous(memory_format=torch.channels_last)
     y = torch.from_numpy(labels)
     epochs, batch = 10, 40
     optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=epochs * train // batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=epochs * -(-train // batch))
     for _ in range(epochs):
         for rows in torch.randperm(train).split(batch):
             moved = torch.roll(x[rows], tuple(torch.randint(-3, 4, (2,)).tolist()), (2, 3))

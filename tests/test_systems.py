@@ -8,6 +8,7 @@ from medvlp_lite.encoders.text import ReportTokenizer
 from medvlp_lite.studies import collate
 from medvlp_lite.systems.base import LossTerms, Query, System
 from medvlp_lite.systems.convirt import ConVIRT
+from medvlp_lite.systems.medklip import MedKLIP
 from medvlp_lite.systems.supervised import Supervised
 
 
@@ -16,6 +17,8 @@ def build(name: str, dataset) -> System:
     tokenizer = ReportTokenizer.train(dataset.reports, 120)
     if name == "convirt":
         return ConVIRT(tokenizer, image_size=32, max_length=24, dim=16).eval()
+    if name == "medklip":
+        return MedKLIP(tokenizer, entities=WORDS, image_size=32, width=16, heads=2, feedforward=16).eval()
     return Supervised(tokenizer, entities=dataset.entities, image_size=32).eval()
 
 

@@ -17,12 +17,11 @@ from .patients import (
     FindingSpec,
     Patient,
     allowed_sides,
-    follow_up,
-    sample_patient,
 )
 from .phrases import SYNONYMS
 from .render import Rendered, render
 from .reports import Report, write_report
+from .sampling import follow_up, sample_patient
 
 __all__ = [
     "DEVICES",

@@ -10,9 +10,10 @@ from functools import partial
 import numpy as np
 
 from ..studies import Finding, Study
-from .patients import ENTITIES, UNSEEN, Patient, follow_up, sample_patient, stream
+from .patients import ENTITIES, UNSEEN, Patient, stream
 from .render import render
 from .reports import MENTION_RATE, STYLES, write_report
+from .sampling import follow_up, sample_patient
 
 LICENCE = "MIT (synthetic)"
 SECOND_VISIT = 0.3  # share of the even-numbered studies whose patient comes again for the next study

@@ -82,7 +82,8 @@ def _effusion(scene: Scene, spec: FindingSpec, side: str, rng: np.random.Generat
     if veil < 0.3:  # a film taken lying down: fluid spreads behind the lung
         alpha = np.maximum(alpha, lung * (0.10 + 0.08 * spec.level) * ramp(depth + 0.09, 0.16))
     alpha *= ramp(wall + 0.05 - w, 0.02)
-    scene.image[window] += alpha * (np.maximum(scene.solid[window] + 0.12, 0.66) - scene.image[window])
+    fluid = np.clip(scene.solid[window] + 0.12, 0.66, 0.76)
+    scene.image[window] += alpha * np.maximum(fluid - scene.image[window], 0)
     scene.blood[window] *= 1 - alpha
     return window, (depth > 0) & (lung > 0.5)
 
