@@ -14,6 +14,7 @@ from torchvision.models import resnet50
 from torchvision.models.resnet import BasicBlock
 
 GREY_MEAN, GREY_STD = 0.4978, 0.2449  # chest X-ray statistics stated in the MaCo papers
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def standardise(images: torch.Tensor) -> torch.Tensor:
@@ -30,7 +31,8 @@ class ResNetEncoder(nn.Module):
     """A residual network: images (B, 1, H, W) to a feature map (B, ``width``, H / stride, W / stride).
 
     ``variant`` "lite": pixel-unshuffle stem (no pixel is thrown away), then torchvision basic blocks down to stride 8,
-    0.7 M parameters. "resnet50": torchvision's, from random weights. ``stage`` "layer3" (stride 16, width 1024, as
+    0.3 M parameters. "resnet50": torchvision's, from random weights, on three equal channels with ImageNet statistics, as
+    the official MedKLIP code feeds it. ``stage`` "layer3" (stride 16, width 1024, as
     MedKLIP cuts it: equation K-2) or "layer4" (stride 32, width 2048) applies to resnet50 only.
     Raises ValueError for an unknown variant or stage. Built in chapter 03_contrastive_baseline.
     """
@@ -54,7 +56,8 @@ class ResNetEncoder(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         pixels = standardise(images)
         if self.variant == "resnet50":
-            pixels = pixels.expand(-1, 3, -1, -1)
+            mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+            pixels = (images.expand(-1, 3, -1, -1) - mean) / std
         return self.body(pixels.contiguous(memory_format=torch.channels_last))
 
 

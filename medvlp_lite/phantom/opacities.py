@@ -60,7 +60,7 @@ def _ground_glass(scene: Scene, spec: FindingSpec, side: str, rng: np.random.Gen
 
 def _nodule(scene: Scene, spec: FindingSpec, side: str, rng: np.random.Generator) -> tuple:
     draws, shape = rng.random(5).tolist(), rng.random(8).tolist()
-    radius = (0.019, 0.025, 0.032)[2 - spec.level] * (0.94 + 0.14 * draws[2])
+    radius = (0.019, 0.025, 0.032)[spec.level] * (0.94 + 0.14 * draws[2])
     w, v = scene.place(side, spec.position, draws, 0.03)
     window = scene.around(side, w, v, 1.6 * radius)
     r = _blob(scene, side, window, w, v, (radius, radius * (0.85 + 0.15 * draws[3])), [0.4 * x for x in shape])

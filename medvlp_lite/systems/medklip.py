@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,8 @@ class MedKLIP(System):
     (the paper's "w/o DE"); ``position_weight`` 0 switches the position loss off ("w/o PosCL"). ``existence`` "code" has two
     logits, "paper" one; ``loc_log`` is explained at ``position_loss``. ``flip`` mirrors half of the training images;
     ``mirror_positions`` then mirrors left and right in the labels too, which the official code does not.
-    ``text_model`` "words" needs no download; any other value is a Hugging Face name such as Bio_ClinicalBERT's.
+    ``text_model`` "words" needs no download; any other value is a Hugging Face name such as Bio_ClinicalBERT's. With
+    ``text_width`` given the frozen vectors are left empty, to be filled from a file, and no text model is loaded.
     Raises ValueError for an option that does not exist. Built in chapter 04_entity_fusion.
     """
 
@@ -62,6 +64,7 @@ class MedKLIP(System):
         flip: bool = False,
         mirror_positions: bool = True,
         text_model: str = "words",
+        text_width: int | None = None,
     ):
         super().__init__()
         if existence not in ("code", "paper"):
@@ -69,20 +72,29 @@ class MedKLIP(System):
         self.config = {key: value for key, value in locals().items() if key not in ("self", "tokenizer", "__class__")}
         self.config["entities"] = list(entities)
         self.tokenizer = tokenizer
-        self.texts = _text_model(text_model)
+        fill = text_width is None
+        text_width = self.config["text_width"] = self.texts.width if fill else text_width
         self.image_encoder = image_encoder(image_encoder_name, image_size)
         hidden = self.image_encoder.width
         self.token_mlp = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, width))
-        self.query_projection = nn.Linear(self.texts.width, width)
+        self.query_projection = nn.Linear(text_width, width)
         self.decoder = EntityFusionDecoder(width, heads, layers, feedforward, dropout)
         self.dropout = nn.Dropout(dropout)
         self.existence_head = nn.Linear(width, 2 if existence == "code" else 1)
-        self.position_head = nn.Linear(width, self.texts.width)
+        self.position_head = nn.Linear(width, text_width)
         for layer in (*self.token_mlp[::2], self.query_projection, self.existence_head, self.position_head):
             nn.init.normal_(layer.weight, std=0.02)
-        prompts = [POSITION_PROMPT.format(name) for name in vocabulary()["positions"]]
-        self.register_buffer("entity_vectors", self.texts([self._wording(name) for name in entities]))
-        self.register_buffer("position_vectors", self.texts(prompts))
+        places = vocabulary()["positions"]
+        self.register_buffer("entity_vectors", torch.zeros(len(entities), text_width))
+        self.register_buffer("position_vectors", torch.zeros(len(places), text_width))
+        if fill:
+            self.entity_vectors.copy_(self.texts([self._wording(name) for name in entities]))
+            self.position_vectors.copy_(self.texts([POSITION_PROMPT.format(name) for name in places]))
+
+    @property
+    def texts(self) -> WordVectors | ClassTokenVectors:
+        """The frozen text model, loaded when it is first asked."""
+        return _text_model(self.config["text_model"])
 
     def _wording(self, name: str, description: str = "") -> str:
         return (description or describe(name)) if self.config["use_descriptions"] else name
@@ -159,6 +171,75 @@ class MedKLIP(System):
     def attention_by_layer(self, images: torch.Tensor, queries: Sequence[Query]) -> torch.Tensor:
         """Cross-attention of every layer, (layers, B, Q, h, w)."""
         return self._ask(images, queries)[1]
+
+
+OFFICIAL_NAMES = {
+    "res_features.": "image_encoder.body.",
+    "res_l1.": "token_mlp.0.",
+    "res_l2.": "token_mlp.2.",
+    "disease_embedding_layer.": "query_projection.",
+    "cl_fc.": "position_head.",
+    "classifier.": "existence_head.",
+    "decoder.": "decoder.",
+}
+BIO_CLINICAL_BERT = "emilyalsentzer/Bio_ClinicalBERT"
+
+
+def from_official(
+    path: str | Path,
+    *,
+    entity_vectors: torch.Tensor | None = None,
+    position_vectors: torch.Tensor | None = None,
+    trust: bool = False,
+) -> MedKLIP:
+    """The authors' released checkpoint as a MedKLIP of ours: ResNet-50 through layer3, 4 layers, 75 entities.
+
+    The file does not hold the frozen text vectors (75, 768) and (51, 768). Without them they are computed with
+    Bio_ClinicalBERT from our descriptions, which are not the authors'. ``trust`` allows a file that holds more than tensors
+    (a pickle can run code: only for a file you know). Raises ValueError listing every name that is missing, unexpected or
+    of another shape. Built in chapter 04_entity_fusion.
+    """
+    state = _official_state(Path(path), trust)
+    words = vocabulary()
+    text_width = state["query_projection.weight"].shape[1] if "query_projection.weight" in state else 768
+    tokenizer = ReportTokenizer.train([describe(name) for name in words["entities"]])
+    system = MedKLIP(
+        tokenizer, entities=words["entities"], image_encoder_name="resnet50_layer3", image_size=224, width=256, heads=4,
+        layers=4, feedforward=1024, position_weight=1.0, text_model=BIO_CLINICAL_BERT, text_width=text_width,
+    )  # fmt: skip
+    own = {name: tensor for name, tensor in system.state_dict().items() if not name.endswith("_vectors")}
+    faults = [f"missing {name}" for name in own if name not in state]
+    faults += [f"unexpected {name}" for name in state if name not in own]
+    faults += [f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}" for name in own
+               if name in state and state[name].shape != own[name].shape]  # fmt: skip
+    if faults:
+        raise ValueError(f"{path} is not an official MedKLIP checkpoint: {'; '.join(faults)}")
+    if entity_vectors is None or position_vectors is None:
+        texts = system.texts
+        entity_vectors = texts([describe(name) for name in words["entities"]])
+        position_vectors = texts([POSITION_PROMPT.format(name) for name in words["positions"]])
+    state |= {"entity_vectors": entity_vectors, "position_vectors": position_vectors}
+    system.load_state_dict(state)
+    return system.eval()
+
+
+def _official_state(path: Path, trust: bool) -> dict[str, torch.Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=not trust)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be read as a file of tensors; if you know where it comes from, trust=True"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint")
+    state = {}
+    for name, tensor in content.get("model", content).items():
+        name = name.removeprefix("module.")
+        prefix = next((old for old in OFFICIAL_NAMES if name.startswith(old)), "")
+        state[OFFICIAL_NAMES.get(prefix, "") + name.removeprefix(prefix)] = tensor
+    return state
 
 
 @lru_cache(maxsize=4)
