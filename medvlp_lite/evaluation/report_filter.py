@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..reports.filter import Mention, mentions
+from ..studies import Study
 
 MESH_HEADS: dict[str, str] = {  # MeSH term, or term/qualifier, lower case -> head
     "cardiomegaly": "cardiomegaly",
@@ -279,3 +280,17 @@ def evaluate(
         severity=_score(grade_counts, weights),
         reports=len(reports),
     )
+
+
+def evaluate_studies(
+    studies: Sequence[Study], reader: Callable[[str], Codes] = filter_codes, *, bootstraps: int = 1000, seed: int = 0
+) -> Evaluation:
+    """``evaluate`` on Open-i studies as their source loads them, with the human terms in ``meta["mesh"]``.
+
+    Raises ValueError naming the first study without human coding. Built in chapter 02_reports_to_triplets.
+    """
+    for study in studies:
+        if "mesh" not in study.meta:
+            raise ValueError(f"study {study.study_id} from {study.source} has no human MeSH coding; use Open-i studies")
+    terms = [[row["raw"] for row in study.meta["mesh"]] for study in studies]
+    return evaluate([study.report for study in studies], terms, reader, bootstraps=bootstraps, seed=seed)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 DATA = Path(__file__).parent / "data"
 TOKEN = re.compile(r"[A-Za-z]+|\d+(?:\.\d+)?|[,:/()]")
+LONGEST_WORD = 40
 BRITISH = (("oe", "e"), ("ae", "e"), ("our", "or"), ("ise", "ize"), ("yse", "yze"), ("tre", "ter"))
 
 
@@ -114,6 +115,8 @@ class Lexicon:
     def _find_lemma(self, word: str) -> tuple[str | None, ...]:
         if word in self.drop:
             return ()
+        if len(word) > LONGEST_WORD:
+            return (None,)
         known = self._known(word)
         if known is None:
             for british, american in BRITISH:

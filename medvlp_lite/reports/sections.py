@@ -23,6 +23,7 @@ HEADING = re.compile(
     rf"(?:^|(?<=\n)|(?<=[.:;])[ \t]*)[ \t]*(?:(?P<context>{CONTEXT})|(?P<body>{BODY}))[ \t]*(?::|\n|-(?=\s))",
     re.IGNORECASE,
 )
+LONGEST = 800
 ABBREVIATIONS = r"(?<!\bvs)(?<!\bVs)(?<!\bDr)(?<!\bapprox)(?<!\be\.g)(?<!\bi\.e)"
 BOUNDARY = re.compile(
     rf"{ABBREVIATIONS}\.+(?!\d)|(?<=[a-z])\.(?=\d)|[?!;]+|\n[ \t]*\n|\n(?=[ \t]*(?:[-*•]|\d+[.)]|[A-Z][a-z]))"
@@ -41,14 +42,26 @@ def sections(report: str) -> Iterator[tuple[int, int]]:
 
 
 def sentences(report: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield (start, end) of each sentence in report[start:end]; also splits "pneumothorax.There", not "1.2 cm"."""
+    """Yield (start, end) of each sentence in report[start:end]; also splits "pneumothorax.There", not "1.2 cm".
+
+    What runs on for more than LONGEST characters is cut at a blank, so that reading stays linear in the report's length.
+    """
     first = start
     for boundary in BOUNDARY.finditer(report, start, end):
         if boundary.start() > first:
-            yield first, boundary.start()
+            yield from _pieces(report, first, boundary.start())
         first = boundary.end()
     if first < end:
-        yield first, end
+        yield from _pieces(report, first, end)
+
+
+def _pieces(report: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    while end - start > LONGEST:
+        cut = report.rfind(" ", start + 1, start + LONGEST)
+        cut = cut if cut > start else start + LONGEST
+        yield start, cut
+        start = cut
+    yield start, end
 
 
 def describing_text(report: str) -> str:

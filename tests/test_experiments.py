@@ -1,0 +1,50 @@
+import pytest
+
+from medvlp_lite import experiments
+from medvlp_lite.phantom import ENTITIES
+
+SYSTEMS = ("convirt", "supervised", "medklip", "medklip_names", "medklip_names_no_position")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return experiments.phantom_data(160, seed=3)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_experiment_runs_through_and_measures_on_the_test_part(name, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDVLP_CACHE", str(tmp_path))
+    scale = experiments.Scale(studies=160, steps=1, batch_size=8, seeds=1)
+    system, history = experiments.train_system(name, data, scale, report=None)
+    assert history.source == "trained"
+    result = experiments.zero_shot(system, data)
+    assert 0 <= result["macro_auc"]["low"] <= result["macro_auc"]["value"] <= 1
+    maps = experiments.grounding(system, data, ENTITIES[:3], limit=4)
+    assert all(
+        0 <= row["pointing"] <= 1 and set(row["baselines"]) == {"random", "centre", "average lesion"}
+        for row in maps.values()
+    )
+
+
+def test_all_systems_see_the_same_number_of_images():
+    scale = experiments.SCALES["read"]
+    plans = [experiments.plan_for(name, scale, 0) for name in SYSTEMS]
+    assert len({plan.steps * plan.batch_size for plan in plans}) == 1
+
+
+def test_the_unseen_disease_is_in_no_training_report_or_label(data):
+    assert all(
+        study.finding("covid-19") is None and "covid" not in study.report.lower() for study in data.train.studies
+    )
+
+
+def test_unknown_names_are_refused(data):
+    with pytest.raises(ValueError, match="no system 'gan'; use one of"):
+        experiments.builder("gan", data)
+    with pytest.raises(ValueError, match="no profile 'tiny'"):
+        experiments.scale_of("tiny")
+
+
+def test_parts_share_no_patient(data):
+    parts = [{study.patient_id for study in part.studies} for part in (data.train, data.val, data.test)]
+    assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
