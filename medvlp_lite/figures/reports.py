@@ -1,0 +1,106 @@
+"""A report with what was read in it: words marked where they stand, and the label matrix as a picture.
+
+Built in chapter 02_reports_to_triplets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from medvlp_lite.reports.anatomy import vocabulary
+from medvlp_lite.reports.sentence import Mention
+
+STATES = {True: ("present", "there"), False: ("absent", "not there"), None: ("unsure", "unsure")}
+
+
+def highlight(report: str, mentions: Iterable[Mention]) -> str:
+    """HTML of a report: each mention's words marked by colour, line and a label, so that no one needs the colour.
+
+    ``mentions`` are those of this report, with its character offsets. A normal structure is labelled with the findings
+    that it excludes; what overlaps is marked once, with all labels. Raises ValueError when a span lies outside the report.
+    Built in chapter 02_reports_to_triplets.
+    """
+    parts, position = [], 0
+    for start, end, labels in _marked(report, mentions):
+        state = labels[0][0]
+        text = "; ".join(dict.fromkeys(label for _, label in labels))
+        parts.append(escape(report[position:start]))
+        parts.append(f'<span class="said {state}">{escape(report[start:end])}<small>{escape(text)}</small></span>')
+        position = end
+    parts.append(escape(report[position:]))
+    key = " ".join(f'<span class="said {name}">{meaning}</span>' for name, meaning in STATES.values())
+    return (
+        f'<div class="medvlp-report"><style>{STYLE}</style><p class="key">What the report says is {key}</p>'
+        f"<p>{''.join(parts)}</p></div>"
+    )
+
+
+def _marked(report: str, mentions: Iterable[Mention]) -> list[tuple[int, int, list[tuple[str, str]]]]:
+    """Stretches to mark, left to right, each with the states and labels of the mentions in it."""
+    stretches: list[tuple[int, int, list[tuple[str, str]]]] = []
+    for mention in sorted(mentions, key=lambda mention: mention.span):
+        (start, end), label = mention.span, (STATES[mention.present][0], _label(mention))
+        if not 0 <= start < end <= len(report):
+            raise ValueError(f"the mention of {mention.concept!r} at {mention.span} lies outside the report")
+        if mention.concept == "normal":
+            continue
+        if stretches and start < stretches[-1][1]:
+            first, last, labels = stretches[-1]
+            stretches[-1] = first, max(last, end), [*labels, label]
+        else:
+            stretches.append((start, end, [label]))
+    return stretches
+
+
+def _label(mention: Mention) -> str:
+    words = [STATES[mention.present][1]]
+    if mention.implied:
+        words = [f"no {mention.concept}"]
+    return ", ".join(word for word in (*words, mention.severity, mention.side) if word)
+
+
+STYLE = (
+    ".medvlp-report{max-width:46rem}"
+    ".medvlp-report p{white-space:pre-line;line-height:2;margin:.3rem 0}"
+    ".medvlp-report .said{padding:.1em .25em;border-radius:.2em;border-bottom:.16em solid}"
+    ".medvlp-report .said small{font-size:.75em;font-weight:600;margin-left:.35em}"
+    ".medvlp-report .present{background:rgb(213 94 0 / 20%);border-bottom-color:#d55e00}"
+    ".medvlp-report .absent{background:rgb(0 114 178 / 20%);border-bottom-color:#3d94cf;border-bottom-style:dashed}"
+    ".medvlp-report .unsure{background:rgb(204 121 167 / 26%);border-bottom-color:#c0609a;border-bottom-style:dotted}"
+)
+
+
+def plot_adjacency(matrix: np.ndarray, *, title: str) -> Axes:
+    """The label matrix of equation K-3, (51, 75): 1 as an orange plus, 0 as a blue minus, unknown (NaN) left grey.
+
+    Only rows and columns with a known cell are named. Raises ValueError on another shape.
+    Built in chapter 02_reports_to_triplets.
+    """
+    import matplotlib.pyplot as plt
+
+    positions, entities = vocabulary()["positions"], vocabulary()["entities"]
+    if matrix.shape != (len(positions), len(entities)):
+        raise ValueError(f"matrix must be {len(positions)} positions x {len(entities)} entities, got {matrix.shape}")
+    figure, axes = plt.subplots(figsize=(9.6, 6.6))
+    axes.set_facecolor("0.93")
+    for value, color, sign, name in ((0, "#0072b2", "$-$", "stated absent"), (1, "#d55e00", "$+$", "stated present")):
+        rows, columns = np.nonzero(matrix == value)
+        axes.scatter(columns, rows, s=60, marker="s", color=color)
+        axes.scatter(columns, rows, s=26, marker=sign, color="white", linewidths=0.4)
+        axes.scatter([], [], s=60, marker="s", color=color, label=f"{name} ({sign})")
+    axes.scatter([], [], s=60, marker="s", color="0.93", edgecolors="0.6", label="unknown")
+    known = ~np.isnan(matrix)
+    used_rows, used_columns = np.flatnonzero(known.any(axis=1)), np.flatnonzero(known.any(axis=0))
+    axes.set_yticks(used_rows, [positions[row] for row in used_rows], fontsize=8)
+    axes.set_xticks(used_columns, [entities[column] for column in used_columns], rotation=60, ha="right", fontsize=8)
+    axes.grid(color="white", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set(xlim=(-0.7, len(entities) - 0.3), ylim=(len(positions) - 0.3, -0.7), title=title)
+    axes.set_xlabel(f"entity (one of {len(entities)})")
+    axes.set_ylabel(f"position (one of {len(positions)})")
+    figure.legend(loc="outside upper right", fontsize="small", ncols=3)
+    return axes

@@ -1,0 +1,63 @@
+"""A report's words marked where they stand, and the label matrix as a picture."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from bs4 import BeautifulSoup
+
+from medvlp_lite.figures.reports import highlight, plot_adjacency
+from medvlp_lite.reports import adjacency, extract, mentions
+
+REPORT = (
+    "FINDINGS: Small left effusion < 5 mm. No pneumothorax. Possible edema.\nIMPRESSION: The heart is normal in size."
+)
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def marked(html):
+    spans = BeautifulSoup(html, "html.parser").select("p:not(.key) .said")
+    return [(span.contents[0], span["class"][1], span.small.text) for span in spans]
+
+
+def test_each_statement_is_marked_with_its_state_in_words():
+    assert marked(highlight(REPORT, mentions(REPORT))) == [
+        ("effusion", "present", "there, mild, left"),
+        ("pneumothorax", "absent", "not there"),
+        ("edema", "unsure", "unsure"),
+        ("normal in size", "absent", "no cardiomegaly"),
+    ]
+
+
+def test_the_report_itself_is_kept_and_escaped():
+    page = BeautifulSoup(highlight(REPORT, mentions(REPORT)), "html.parser")
+    for label in page.select("small"):
+        label.decompose()
+    assert page.select("p")[1].text == REPORT
+    assert highlight("a <script>", []).count("<script>") == 0
+
+
+def test_a_mention_of_another_report_is_refused():
+    with pytest.raises(ValueError, match="outside the report"):
+        highlight("No.", mentions(REPORT))
+
+
+def test_the_matrix_names_what_is_known_only():
+    axes = plot_adjacency(adjacency(extract(REPORT)), title="one report")
+    assert {label.get_text() for label in axes.get_yticklabels()} >= {"left_pleural", "pleural_unspec", "heart_size"}
+    names = {label.get_text() for label in axes.get_xticklabels()}
+    assert {"effusion", "pneumothorax", "cardiomegaly"} <= names and "edema" not in names
+    points = sum(len(collection.get_offsets()) for collection in axes.collections)
+    assert points == 2 * np.isfinite(adjacency(extract(REPORT))).sum()
+
+
+def test_a_matrix_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match="51 positions x 75 entities"):
+        plot_adjacency(np.zeros((75, 51)), title="turned")
