@@ -49,6 +49,7 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
 def add_results(commands: argparse._SubParsersAction) -> None:
     """``medvlp-lite results``: the committed records, a line each."""
     results = commands.add_parser("results", help="list the records that stand behind the book's figures")
+    results.add_argument("--claims", action="store_true", help="work out the claims and keep them in MedKLIP's record")
     results.set_defaults(run=_results)
 
 
@@ -138,15 +139,22 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _results(_: argparse.Namespace) -> int:
+def _results(arguments: argparse.Namespace) -> int:
+    from medvlp_lite.claims import claims
     from medvlp_lite.experiments import results_folder
     from medvlp_lite.provenance import RunRecord
 
-    paths = sorted(results_folder().glob("*.json"))
-    for path in paths:
-        print(_summary(RunRecord.load(path)))
-    if not paths:
+    records = {path: RunRecord.load(path) for path in sorted(results_folder().glob("*.json"))}
+    for record in records.values():
+        print(_summary(record))
+    if not records:
         print(f"no records in {results_folder()}")
+    by_name = {record.name: record for record in records.values() if record.profile == "long"}
+    for row in claims(by_name):
+        print(f"{row['verdict']:15s} {row['claim']}: {row['ours']}")
+    if arguments.claims and "medklip" in by_name:
+        by_name["medklip"].claims = claims(by_name)
+        by_name["medklip"].save(results_folder())
     return 0
 
 

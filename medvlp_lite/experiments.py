@@ -200,20 +200,13 @@ def unseen_disease(system: System, count: int = 400, seed: int = 77) -> dict[str
     """AUC on a disease that no training image or report showed, asked by name and by description (K-13)."""
     studies = make_studies(count, seed=seed, size=IMAGE_SIZE, unseen=0.5)
     dataset = StudyDataset(studies, size=IMAGE_SIZE, entities=[UNSEEN])
-    asked = {
-        "name": Query(UNSEEN, *_statements(UNSEEN), description=UNSEEN),
-        "description": Query(UNSEEN, (describe(UNSEEN),), (), describe(UNSEEN)),
-    }
+    by_name = Query.about(UNSEEN, UNSEEN)
+    asked = {"name": by_name, "description": Query(UNSEEN, (describe(UNSEEN),), by_name.negative, describe(UNSEEN))}
     results = {}
     for kind, query in asked.items():
         table = auc_table(dataset.labels, score_dataset(system, dataset, [query]), [UNSEEN])
         results[kind] = asdict(table.macro)
     return results
-
-
-def _statements(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    query = Query.about(name)
-    return query.positive, query.negative
 
 
 def scale_of(profile: str) -> Scale:

@@ -73,11 +73,9 @@ def begin(name: str, *, profile: str | None = None, seed: int = 0) -> Chapter:
     torch.manual_seed(seed)
     use_style()
     root = data_root()
-    data = root if root.is_dir() else None
-    print(
-        f"{name} | profile {profile} | seed {seed} | torch {torch.__version__} on {device_name()} | "
-        f"real data {'at hand' if data else 'not here'} | commit {commit() or 'unknown'}"
-    )
+    data = root if root.is_dir() and any(root.iterdir()) else None
+    print(f"{name} | profile {profile} | seed {seed} | real data {'at hand' if data else 'not here'}")
+    print(f"torch {torch.__version__} on {device_name()} | commit {commit() or 'unknown'}")
     return Chapter(name, profile, seed, data)
 
 

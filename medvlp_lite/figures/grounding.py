@@ -39,7 +39,7 @@ def _outline_findings(study: Study, axes: Axes, height: int, width: int) -> None
             region = finding.region(height, width).astype(float)
             axes.contour(region, levels=[0.5], colors=[style["color"]], linestyles=style["linestyle"], linewidths=1.3)
         for box in finding.boxes:
-            corner = (box.x * width, box.y * height)
+            corner = (box.x * width - 0.5, box.y * height - 0.5)
             axes.add_patch(
                 Rectangle(corner, box.width * width, box.height * height, fill=False, linewidth=1.5, **style)
             )

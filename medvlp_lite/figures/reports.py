@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from medvlp_lite.reports.anatomy import vocabulary
+from medvlp_lite.reports.lexicon import load
 from medvlp_lite.reports.sentence import Mention
 
 STATES = {True: ("present", "there"), False: ("absent", "not there"), None: ("unsure", "unsure")}
@@ -42,11 +43,12 @@ def highlight(report: str, mentions: Iterable[Mention]) -> str:
 def _marked(report: str, mentions: Iterable[Mention]) -> list[tuple[int, int, list[tuple[str, str]]]]:
     """Stretches to mark, left to right, each with the states and labels of the mentions in it."""
     stretches: list[tuple[int, int, list[tuple[str, str]]]] = []
+    findings = load().concepts
     for mention in sorted(mentions, key=lambda mention: mention.span):
         (start, end), label = mention.span, (STATES[mention.present][0], _label(mention))
         if not 0 <= start < end <= len(report):
             raise ValueError(f"the mention of {mention.concept!r} at {mention.span} lies outside the report")
-        if mention.concept == "normal":
+        if mention.concept not in findings:  # "unremarkable": said of a structure, no finding
             continue
         if stretches and start < stretches[-1][1]:
             first, last, labels = stretches[-1]
@@ -85,22 +87,22 @@ def plot_adjacency(matrix: np.ndarray, *, title: str) -> Axes:
     positions, entities = vocabulary()["positions"], vocabulary()["entities"]
     if matrix.shape != (len(positions), len(entities)):
         raise ValueError(f"matrix must be {len(positions)} positions x {len(entities)} entities, got {matrix.shape}")
-    figure, axes = plt.subplots(figsize=(9.6, 6.6))
+    figure, axes = plt.subplots(figsize=(7.2, 7.4), layout="constrained")
     axes.set_facecolor("0.93")
     for value, color, sign, name in ((0, "#0072b2", "$-$", "stated absent"), (1, "#d55e00", "$+$", "stated present")):
         rows, columns = np.nonzero(matrix == value)
-        axes.scatter(columns, rows, s=60, marker="s", color=color)
-        axes.scatter(columns, rows, s=26, marker=sign, color="white", linewidths=0.4)
-        axes.scatter([], [], s=60, marker="s", color=color, label=f"{name} ({sign})")
-    axes.scatter([], [], s=60, marker="s", color="0.93", edgecolors="0.6", label="unknown")
+        axes.scatter(columns, rows, s=46, marker="s", color=color)
+        axes.scatter(columns, rows, s=20, marker=sign, color="white", linewidths=0.4)
+        axes.scatter([], [], s=46, marker="s", color=color, label=f"{name} ({sign})")
+    axes.scatter([], [], s=46, marker="s", color="0.93", edgecolors="0.6", label="unknown")
     known = ~np.isnan(matrix)
     used_rows, used_columns = np.flatnonzero(known.any(axis=1)), np.flatnonzero(known.any(axis=0))
-    axes.set_yticks(used_rows, [positions[row] for row in used_rows], fontsize=8)
-    axes.set_xticks(used_columns, [entities[column] for column in used_columns], rotation=60, ha="right", fontsize=8)
+    axes.set_yticks(used_rows, [positions[row] for row in used_rows], fontsize=7)
+    axes.set_xticks(used_columns, [entities[column] for column in used_columns], rotation=90, fontsize=7)
     axes.grid(color="white", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.set(xlim=(-0.7, len(entities) - 0.3), ylim=(len(positions) - 0.3, -0.7), title=title)
     axes.set_xlabel(f"entity (one of {len(entities)})")
     axes.set_ylabel(f"position (one of {len(positions)})")
-    figure.legend(loc="outside upper right", fontsize="small", ncols=3)
+    figure.legend(loc="outside lower center", fontsize="small", ncols=3)
     return axes

@@ -75,7 +75,7 @@ class ConVIRT(System):
         return LossTerms({"contrastive": info_nce(cosine_matrix(images, texts), self.temperature)})
 
     def directions(self, queries: Sequence[Query]) -> torch.Tensor:
-        """One direction per query (Q, dim): the mean of its affirming minus the mean of its denying sentences."""
+        """One direction per query (Q, dim): the mean of its affirming sentences minus the mean of those compared with."""
         return torch.stack([self._mean_text(query.positive) - self._mean_text(query.negative) for query in queries])
 
     def _mean_text(self, sentences: tuple[str, ...]) -> torch.Tensor:
