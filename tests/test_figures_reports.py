@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from bs4 import BeautifulSoup
 
-from medvlp_lite.figures.reports import highlight, plot_adjacency
+from medvlp_lite.figures.reports import _spread, highlight, plot_adjacency
 from medvlp_lite.reports import adjacency, extract, mentions
 
 REPORT = (
@@ -51,11 +51,16 @@ def test_a_mention_of_another_report_is_refused():
 
 def test_the_matrix_names_what_is_known_only():
     axes = plot_adjacency(adjacency(extract(REPORT)), title="one report")
-    assert {label.get_text() for label in axes.get_yticklabels()} >= {"left_pleural", "pleural_unspec", "heart_size"}
-    names = {label.get_text() for label in axes.get_xticklabels()}
-    assert {"effusion", "pneumothorax", "cardiomegaly"} <= names and "edema" not in names
+    names = {text.get_text() for text in axes.texts}
+    assert {"left_pleural", "pleural_unspec", "heart_size", "effusion", "pneumothorax", "cardiomegaly"} <= names
+    assert "edema" not in names and "spine" not in names
     points = sum(len(collection.get_offsets()) for collection in axes.collections)
     assert points == 2 * np.isfinite(adjacency(extract(REPORT))).sum()
+
+
+def test_labels_are_moved_apart():
+    spots = _spread(np.array([3, 4, 5, 20, 50]), 2.0)
+    assert np.diff(spots).min() > 1.99 and abs(spots[1] - 4) < 0.01 and list(spots[3:]) == [20, 50]
 
 
 def test_a_matrix_of_another_shape_is_refused():

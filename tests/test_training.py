@@ -1,5 +1,9 @@
 import json
 import math
+import random
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -172,3 +176,33 @@ def test_progress_is_plain_text(data):
     assert lines and all(" images/s " in line and line.endswith("s left") and "\r" not in line for line in lines)
     assert lines[-1].startswith(f"step {PLAN.steps}/{PLAN.steps}")
     assert math.isfinite(float(lines[-1].split("loss ")[1].split()[0]))
+
+
+KILLED = """
+import hashlib, sys, torch
+sys.path.insert(0, sys.argv[2])
+from conftest import made_up_studies
+from test_training import PLAN, build
+from medvlp_lite.studies import StudyDataset
+from medvlp_lite.training import fit
+data = StudyDataset(made_up_studies(20), size=32)
+system = build(data)
+fit(system, data, PLAN, checkpoints=sys.argv[1], checkpoint_every=1, report=lambda line: print(line, flush=True), report_every=1)
+print("weights", hashlib.sha256(b"".join(t.numpy().tobytes() for t in system.state_dict().values())).hexdigest())
+"""
+
+
+def test_a_process_killed_without_warning_resumes_to_the_same_weights(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(KILLED)
+    command = [sys.executable, str(script)]
+    here = str(Path(__file__).parent)
+    whole = subprocess.run([*command, tmp_path / "whole", here], capture_output=True, text=True, check=True).stdout
+    step = random.Random().randint(1, PLAN.steps - 1)
+    with subprocess.Popen([*command, tmp_path / "broken", here], stdout=subprocess.PIPE, text=True) as run:
+        for line in run.stdout:
+            if line.startswith(f"step {step}/"):
+                run.kill()
+                break
+    resumed = subprocess.run([*command, tmp_path / "broken", here], capture_output=True, text=True, check=True).stdout
+    assert resumed.split("weights ")[1] == whole.split("weights ")[1], f"killed at step {step}"

@@ -87,7 +87,7 @@ def plot_adjacency(matrix: np.ndarray, *, title: str) -> Axes:
     positions, entities = vocabulary()["positions"], vocabulary()["entities"]
     if matrix.shape != (len(positions), len(entities)):
         raise ValueError(f"matrix must be {len(positions)} positions x {len(entities)} entities, got {matrix.shape}")
-    figure, axes = plt.subplots(figsize=(7.2, 7.4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.2, 6.4))
     axes.set_facecolor("0.93")
     for value, color, sign, name in ((0, "#0072b2", "$-$", "stated absent"), (1, "#d55e00", "$+$", "stated present")):
         rows, columns = np.nonzero(matrix == value)
@@ -97,12 +97,44 @@ def plot_adjacency(matrix: np.ndarray, *, title: str) -> Axes:
     axes.scatter([], [], s=46, marker="s", color="0.93", edgecolors="0.6", label="unknown")
     known = ~np.isnan(matrix)
     used_rows, used_columns = np.flatnonzero(known.any(axis=1)), np.flatnonzero(known.any(axis=0))
-    axes.set_yticks(used_rows, [positions[row] for row in used_rows], fontsize=7)
-    axes.set_xticks(used_columns, [entities[column] for column in used_columns], rotation=90, fontsize=7)
+    axes.set_yticks(used_rows, [""] * len(used_rows))
+    axes.set_xticks(used_columns, [""] * len(used_columns))
     axes.grid(color="white", linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.set(xlim=(-0.7, len(entities) - 0.3), ylim=(len(positions) - 0.3, -0.7), title=title)
-    axes.set_xlabel(f"entity (one of {len(entities)})")
-    axes.set_ylabel(f"position (one of {len(positions)})")
-    figure.legend(loc="outside lower center", fontsize="small", ncols=3)
+    axes.set(xlim=(-0.9, len(entities) - 0.1), ylim=(len(positions) - 0.1, -0.9))
+    axes.set_title(title, pad=24)
+    line = {"arrowstyle": "-", "linewidth": 0.6, "color": "0.5"}
+    beside, below = axes.get_yaxis_transform(), axes.get_xaxis_transform()
+    for row, spot in zip(used_rows, _spread(used_rows, 1.6)):
+        axes.annotate(
+            positions[row],
+            (0, row),
+            (-0.04, spot),
+            beside,
+            beside,
+            arrowprops=line,
+            ha="right",
+            va="center",
+            fontsize=9,
+        )
+    for column, spot in zip(used_columns, _spread(used_columns, 2.2)):
+        axes.annotate(
+            entities[column], (column, 0), (spot, -0.04), below, below, arrowprops=line, ha="center", va="top",
+            rotation=90, fontsize=9,
+        )  # fmt: skip
+    axes.set_xlabel(f"{len(entities)} entities")
+    axes.xaxis.set_label_position("top")
+    axes.set_ylabel(f"{len(positions)} positions")
+    axes.yaxis.set_label_position("right")
+    axes.legend(loc="center left", bbox_to_anchor=(0.3, 0.5), fontsize="small", frameon=True, facecolor="white")
     return axes
+
+
+def _spread(places: np.ndarray, gap: float) -> np.ndarray:
+    """Sorted places moved apart until neighbours are ``gap`` from each other, for labels that must not overlap."""
+    spots = places.astype(float)
+    for _ in range(200):
+        short = np.maximum(gap - np.diff(spots), 0) / 2
+        spots[:-1] -= short
+        spots[1:] += short
+    return spots
