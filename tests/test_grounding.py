@@ -106,7 +106,12 @@ def test_the_whole_score():
 
 def test_baselines_never_look():
     assert random_maps(3, 14).shape == (3, 14, 14) and np.array_equal(random_maps(2, 5), random_maps(2, 5))
-    assert centre_box(8).sum() == 16 and centre_box(8)[2:6, 2:6].all()
+    centre = centre_box(8)
+    assert (centre == centre.max()).sum() == 4 and (centre[3:5, 3:5] == centre.max()).all(), (
+        "it points, and does not tie"
+    )
+    box = centre > centre[2, 2] - 1e-9
+    assert box.sum() == 16 and box[2:6, 2:6].all()
     assert np.array_equal(average_lesion([REGION, ~REGION], 2), np.full((2, 2), 0.5))
     assert np.array_equal(average_lesion([REGION], 2), [[0, 0], [0, 1]])
     share = np.mean([pointing_game(heat, REGION) for heat in random_maps(400, 8)])

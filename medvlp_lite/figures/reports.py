@@ -87,7 +87,7 @@ def plot_adjacency(matrix: np.ndarray, *, title: str) -> Axes:
     positions, entities = vocabulary()["positions"], vocabulary()["entities"]
     if matrix.shape != (len(positions), len(entities)):
         raise ValueError(f"matrix must be {len(positions)} positions x {len(entities)} entities, got {matrix.shape}")
-    figure, axes = plt.subplots(figsize=(7.2, 6.4))
+    _, axes = plt.subplots(figsize=(7.2, 6.4))
     axes.set_facecolor("0.93")
     for value, color, sign, name in ((0, "#0072b2", "$-$", "stated absent"), (1, "#d55e00", "$+$", "stated present")):
         rows, columns = np.nonzero(matrix == value)
