@@ -176,7 +176,9 @@ def _accelerator(plan: TrainingPlan) -> Any:
     from accelerate.utils import DataLoaderConfiguration
 
     AcceleratorState._reset_state(reset_partial_state=False)  # precision may differ from an earlier fit in this process
+    accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
     return Accelerator(
+        cpu=not accelerated,  # else Accelerate does not see the processes of a torchrun without GPUs
         mixed_precision=plan.precision,
         gradient_accumulation_steps=plan.accumulate,
         dataloader_config=DataLoaderConfiguration(even_batches=False),

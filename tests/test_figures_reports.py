@@ -29,8 +29,8 @@ def marked(html):
 
 def test_each_statement_is_marked_with_its_state_in_words():
     assert marked(highlight(REPORT, mentions(REPORT))) == [
-        ("effusion", "present", "there, mild, left"),
-        ("pneumothorax", "absent", "not there"),
+        ("effusion", "present", "present, mild, left"),
+        ("pneumothorax", "absent", "absent"),
         ("edema", "unsure", "unsure"),
         ("normal in size", "absent", "no cardiomegaly"),
     ]

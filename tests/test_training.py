@@ -206,3 +206,31 @@ def test_a_process_killed_without_warning_resumes_to_the_same_weights(tmp_path):
                 break
     resumed = subprocess.run([*command, tmp_path / "broken", here], capture_output=True, text=True, check=True).stdout
     assert resumed.split("weights ")[1] == whole.split("weights ")[1], f"killed at step {step}"
+
+
+TOGETHER = """
+import hashlib, sys
+sys.path.insert(0, sys.argv[1])
+from conftest import made_up_studies
+from test_training import build
+from medvlp_lite.studies import StudyDataset
+from medvlp_lite.training import TrainingPlan, fit
+data = StudyDataset(made_up_studies(24), size=32)
+system = build(data)
+history = fit(system, data, TrainingPlan(steps=3, batch_size=6), report=print, report_every=1)
+weights = b"".join(p.detach().numpy().tobytes() for p in system.parameters())
+print("weights", hashlib.sha256(weights).hexdigest(), history.losses[0] > 2.0)
+"""
+
+
+def test_two_processes_train_one_model_on_twice_the_batch(tmp_path):
+    (tmp_path / "train.py").write_text(TOGETHER)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launch, tmp_path / "train.py", Path(__file__).parent], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    weights = [line for line in done.stdout.splitlines() if line.startswith("weights")]
+    assert len(weights) == 2 and len(set(weights)) == 1, "both processes must hold the same weights"
+    assert weights[0].endswith("True"), "the loss must run over the negatives of both processes"
+    assert done.stdout.count("step 3/3") == 1, "only one process reports"

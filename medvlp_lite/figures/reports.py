@@ -15,7 +15,7 @@ from medvlp_lite.reports.anatomy import vocabulary
 from medvlp_lite.reports.lexicon import load
 from medvlp_lite.reports.sentence import Mention
 
-STATES = {True: ("present", "there"), False: ("absent", "not there"), None: ("unsure", "unsure")}
+STATES = {True: "present", False: "absent", None: "unsure"}
 
 
 def highlight(report: str, mentions: Iterable[Mention]) -> str:
@@ -33,7 +33,7 @@ def highlight(report: str, mentions: Iterable[Mention]) -> str:
         parts.append(f'<span class="said {state}">{escape(report[start:end])}<small>{escape(text)}</small></span>')
         position = end
     parts.append(escape(report[position:]))
-    key = " ".join(f'<span class="said {name}">{meaning}</span>' for name, meaning in STATES.values())
+    key = " ".join(f'<span class="said {name}">{name}</span>' for name in STATES.values())
     return (
         f'<div class="medvlp-report"><style>{STYLE}</style><p class="key">What the report says is {key}</p>'
         f"<p>{''.join(parts)}</p></div>"
@@ -45,7 +45,7 @@ def _marked(report: str, mentions: Iterable[Mention]) -> list[tuple[int, int, li
     stretches: list[tuple[int, int, list[tuple[str, str]]]] = []
     findings = load().concepts
     for mention in sorted(mentions, key=lambda mention: mention.span):
-        (start, end), label = mention.span, (STATES[mention.present][0], _label(mention))
+        (start, end), label = mention.span, (STATES[mention.present], _label(mention))
         if not 0 <= start < end <= len(report):
             raise ValueError(f"the mention of {mention.concept!r} at {mention.span} lies outside the report")
         if mention.concept not in findings:  # "unremarkable": said of a structure, no finding
@@ -59,7 +59,7 @@ def _marked(report: str, mentions: Iterable[Mention]) -> list[tuple[int, int, li
 
 
 def _label(mention: Mention) -> str:
-    words = [STATES[mention.present][1]]
+    words = [STATES[mention.present]]
     if mention.implied:
         words = [f"no {mention.concept}"]
     return ", ".join(word for word in (*words, mention.severity, mention.side) if word)
