@@ -28,7 +28,14 @@ def made_up_studies(count: int, size: int = 32, seed: int = 0) -> list[Study]:
             for i, word in enumerate(WORDS)
         )  # fmt: skip
         studies.append(
-            Study(f"s{number:03d}", f"p{number // 2:03d}", "made up", pixels, f"There is {WORDS[kind]} number {number}.", findings)
+            Study(
+                f"s{number:03d}",
+                f"p{number // 2:03d}",
+                "made up",
+                pixels,
+                f"There is {WORDS[kind]} number {number}.",
+                findings,
+            )
         )
     return studies
 

@@ -85,7 +85,9 @@ def test_box_mask_covers_its_share_and_never_vanishes():
 
 def test_region_is_the_union_of_what_is_present():
     boxes = (Box(0, 0, 0.5, 0.5), Box(0.5, 0.5, 0.5, 0.5))
-    study = Study("a", "a", "x", findings=(Finding("mass", boxes=boxes), Finding("mass", False, boxes=(Box(0.5, 0, 0.5, 0.5),))))
+    study = Study(
+        "a", "a", "x", findings=(Finding("mass", boxes=boxes), Finding("mass", False, boxes=(Box(0.5, 0, 0.5, 0.5),)))
+    )
     assert study.region("mass", 4, 4).sum() == 8
     assert study.region("nodule", 4, 4) is None
 
