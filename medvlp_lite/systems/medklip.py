@@ -17,6 +17,7 @@ from medvlp_lite.components.entity_fusion import (
     existence_loss,
     position_loss,
     sample_positions,
+    spread_weights,
 )
 from medvlp_lite.encoders.descriptions import ClassTokenVectors, WordVectors
 from medvlp_lite.encoders.image import image_encoder
@@ -37,7 +38,8 @@ class MedKLIP(System):
     (the paper's "w/o DE"); ``position_weight`` 0 switches the position loss off ("w/o PosCL"). ``existence`` "code" has two
     logits, "paper" one; ``loc_log`` is explained at ``position_loss``. ``flip`` mirrors half of the training images;
     ``mirror_positions`` then mirrors left and right in the labels too, which the official code does not.
-    ``text_model`` "words" needs no download; any other value is a Hugging Face name such as Bio_ClinicalBERT's. With
+    ``init_std`` 0.02 is the official start of all weight matrices, made for its widths; at the small widths here it leaves
+    attention flat for long, so None (PyTorch's start) is the default. ``text_model`` "words" needs no download; any other value is a Hugging Face name such as Bio_ClinicalBERT's. With
     ``text_width`` given the frozen vectors are left empty, to be filled from a file, and no text model is loaded.
     Raises ValueError for an option that does not exist. Built in chapter 04_entity_fusion.
     """
@@ -56,6 +58,7 @@ class MedKLIP(System):
         layers: int = 2,
         feedforward: int = 256,
         dropout: float = 0.1,
+        init_std: float | None = None,
         use_descriptions: bool = True,
         position_weight: float = 0.3,
         negatives: int = 7,
@@ -78,12 +81,12 @@ class MedKLIP(System):
         hidden = self.image_encoder.width
         self.token_mlp = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, width))
         self.query_projection = nn.Linear(text_width, width)
-        self.decoder = EntityFusionDecoder(width, heads, layers, feedforward, dropout)
+        self.decoder = EntityFusionDecoder(width, heads, layers, feedforward, dropout, init_std)
         self.dropout = nn.Dropout(dropout)
         self.existence_head = nn.Linear(width, 2 if existence == "code" else 1)
         self.position_head = nn.Linear(width, text_width)
         for layer in (*self.token_mlp[::2], self.query_projection, self.existence_head, self.position_head):
-            nn.init.normal_(layer.weight, std=0.02)
+            spread_weights(layer, init_std)
         places = vocabulary()["positions"]
         self.register_buffer("entity_vectors", torch.zeros(len(entities), text_width))
         self.register_buffer("position_vectors", torch.zeros(len(places), text_width))
@@ -205,7 +208,7 @@ def from_official(
     tokenizer = ReportTokenizer.train([describe(name) for name in words["entities"]])
     system = MedKLIP(
         tokenizer, entities=words["entities"], image_encoder_name="resnet50_layer3", image_size=224, width=256, heads=4,
-        layers=4, feedforward=1024, position_weight=1.0, text_model=BIO_CLINICAL_BERT, text_width=text_width,
+        layers=4, feedforward=1024, init_std=0.02, position_weight=1.0, text_model=BIO_CLINICAL_BERT, text_width=text_width,
     )  # fmt: skip
     own = {name: tensor for name, tensor in system.state_dict().items() if not name.endswith("_vectors")}
     faults = [f"missing {name}" for name in own if name not in state]
