@@ -5,6 +5,8 @@ Built in chapter 03_contrastive_baseline.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -255,7 +257,18 @@ def committed(name: str, profile: str = "long") -> RunRecord | None:
     return RunRecord.load(path) if path.is_file() else None
 
 
+WEIGHTS = PACKAGE / "weights"
+
+
 def reference(name: str) -> System | None:
-    """The committed reference weights of a system, or None when there are none."""
-    folder = PACKAGE / "weights" / name
-    return System.from_pretrained(folder) if (folder / "config.json").is_file() else None
+    """The committed reference weights of a system (first seed of its long run), or None when there are none.
+
+    Raises ValueError when the file is not the one whose hash was committed with it.
+    """
+    folder = WEIGHTS / name
+    if not (folder / "config.json").is_file():
+        return None
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    if digest != json.loads((WEIGHTS / "sha256.json").read_text(encoding="utf-8")).get(name):
+        raise ValueError(f"{folder / 'model.safetensors'} is not the committed file; restore it from the repository")
+    return System.from_pretrained(folder)

@@ -49,3 +49,34 @@ def test_unknown_names_are_refused(data):
 def test_parts_share_no_patient(data):
     parts = [{study.patient_id for study in part.studies} for part in (data.train, data.val, data.test)]
     assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
+
+
+REFERENCES = sorted(folder.name for folder in experiments.WEIGHTS.glob("*") if folder.is_dir())
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_reference_weights_are_small_whole_and_backed_by_a_record(name):
+    assert (experiments.WEIGHTS / name / "model.safetensors").stat().st_size <= 4_000_000
+    system = experiments.reference(name)
+    record = experiments.committed(name)
+    assert system.name == name.split("_")[0] and record.seeds[0] == 0 and len(record.seeds) >= 3
+    assert record.commit and not record.commit.endswith("+changes")
+
+
+def test_reference_weights_answer_better_than_chance_on_new_phantoms():
+    fresh = experiments.phantom_data(240, seed=11)
+    scores = {
+        name: experiments.zero_shot(experiments.reference(name), fresh)["macro_auc"]["value"] for name in REFERENCES
+    }
+    assert min(scores.values()) > 0.6, scores
+
+
+def test_changed_reference_weights_are_refused(tmp_path, monkeypatch):
+    import shutil
+
+    shutil.copytree(experiments.WEIGHTS, tmp_path / "weights")
+    monkeypatch.setattr(experiments, "WEIGHTS", tmp_path / "weights")
+    file = tmp_path / "weights" / "convirt" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match="is not the committed file"):
+        experiments.reference("convirt")
