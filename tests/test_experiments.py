@@ -80,3 +80,9 @@ def test_changed_reference_weights_are_refused(tmp_path, monkeypatch):
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(ValueError, match="is not the committed file"):
         experiments.reference("convirt")
+
+
+def test_who_is_tested_in_a_small_run_was_never_trained_on_in_a_large_one(data):
+    larger = experiments.phantom_data(400, seed=3)
+    trained = {study.patient_id for part in (larger.train, larger.val) for study in part.studies}
+    assert not trained & {study.patient_id for study in data.test.studies}
