@@ -48,9 +48,17 @@ def plot_roc(
 
 
 def plot_intervals(
-    rows: Mapping[str, Mapping[str, Interval]], *, title: str, xlabel: str, chance: float | None = None
+    rows: Mapping[str, Mapping[str, Interval]],
+    *,
+    title: str,
+    xlabel: str,
+    chance: float | None = None,
+    limits: tuple[float, float] | None = None,
 ) -> Axes:
-    """A dot with its interval for every row; several named series per row stand side by side."""
+    """A dot with its interval for every row; several named series per row stand side by side.
+
+    ``limits`` bounds the axis; an interval that is wider goes on beyond the frame.
+    """
     series = list(dict.fromkeys(name for row in rows.values() for name in row))
     _, axes = plt.subplots(figsize=(6.8, 0.9 + 0.3 * len(rows) + 0.12 * len(series)))
     for place, name in enumerate(series):
@@ -63,6 +71,8 @@ def plot_intervals(
         axes.axvline(chance, color="0.5", linewidth=1, linestyle=":", label="chance")
     axes.set_yticks(range(len(rows)), list(rows))
     axes.invert_yaxis()
+    if limits:
+        axes.set_xlim(*limits)
     axes.set(xlabel=xlabel, title=title)
     axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize="small")
     return axes
