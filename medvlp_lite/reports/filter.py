@@ -6,7 +6,7 @@ Built in chapter 02_reports_to_triplets.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -95,20 +95,22 @@ def entity_of(name: str) -> str:
     return concept.entity if concept else "tail_abnorm_obs"
 
 
-def adjacency(triplets: Iterable[Triplet]) -> np.ndarray:
+def adjacency(triplets: Iterable[Triplet], entities: Sequence[str] | None = None) -> np.ndarray:
     """Equation K-3's label matrix, (51, 75) float: 1 stated present, 0 stated absent, NaN not mentioned or uncertain.
 
-    Rows are positions, columns entities, in MedKLIP's order; one present statement outweighs absent ones.
+    Rows are positions, columns ``entities`` (default: the 75), in MedKLIP's order; one present statement outweighs absent
+    ones. A finding without a column of its own name counts for its one of the 75, if that has a column.
     Built in chapter 02_reports_to_triplets.
     """
     words = vocabulary()
     rows = {name: i for i, name in enumerate(words["positions"])}
-    columns = {name: i for i, name in enumerate(words["entities"])}
+    columns = {name: i for i, name in enumerate(words["entities"] if entities is None else entities)}
     matrix = np.full((len(rows), len(columns)), np.nan)
     for triplet in triplets:
-        if triplet.present is None:
+        column = columns.get(triplet.entity, columns.get(entity_of(triplet.entity)))
+        if triplet.present is None or column is None:
             continue
-        cell = rows.get(triplet.position, rows["other"]), columns[entity_of(triplet.entity)]
+        cell = rows.get(triplet.position, rows["other"]), column
         matrix[cell] = np.fmax(matrix[cell], float(triplet.present))
     return matrix
 

@@ -23,7 +23,7 @@ from medvlp_lite.encoders.descriptions import ClassTokenVectors, WordVectors
 from medvlp_lite.encoders.image import image_encoder
 from medvlp_lite.encoders.text import ReportTokenizer
 from medvlp_lite.reports.anatomy import vocabulary
-from medvlp_lite.reports.filter import entity_of, extract
+from medvlp_lite.reports.filter import adjacency, extract
 from medvlp_lite.reports.knowledge import describe
 from medvlp_lite.studies import Batch
 from medvlp_lite.systems.base import LossTerms, Query, System
@@ -256,17 +256,7 @@ def _text_model(name: str) -> WordVectors | ClassTokenVectors:
 
 @lru_cache(maxsize=100_000)
 def _report_matrix(report: str, entities: tuple[str, ...]) -> torch.Tensor:
-    rows = {name: place for place, name in enumerate(vocabulary()["positions"])}
-    columns = {name: place for place, name in enumerate(entities)}
-    matrix = torch.full((len(rows), len(columns)), float("nan"))
-    for triplet in extract(report):
-        column = columns.get(triplet.entity, columns.get(entity_of(triplet.entity)))
-        if triplet.present is None or column is None:
-            continue
-        cell = rows.get(triplet.position, rows["other"]), column
-        if triplet.present or matrix[cell].isnan():
-            matrix[cell] = float(triplet.present)
-    return matrix
+    return torch.from_numpy(adjacency(extract(report), entities)).float()
 
 
 @lru_cache(maxsize=1)
