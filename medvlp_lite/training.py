@@ -139,7 +139,7 @@ def fit(
     folder = Path(checkpoints) if checkpoints else None
     history, start = _resume(accelerator, folder, plan)
     loader = accelerator.prepare(_loader(dataset, plan, start, accelerator.num_processes))
-    progress = _Progress(plan, accelerator, report, report_every or max(1, plan.steps // 6), start)
+    progress = _Progress(plan, accelerator, report, report_every or max(1, plan.steps // 6))
     model.train()
     micro = start * plan.accumulate
     for batch in loader:
@@ -245,10 +245,8 @@ def _save(accelerator: Any, folder: Path, plan: TrainingPlan, history: History, 
 class _Progress:
     """Progress as plain text: a bar that redraws itself would fill a rendered page with copies."""
 
-    def __init__(
-        self, plan: TrainingPlan, accelerator: Any, report: Callable[[str], None] | None, every: int, start: int
-    ):
-        self.plan, self.every, self.start_step = plan, every, start
+    def __init__(self, plan: TrainingPlan, accelerator: Any, report: Callable[[str], None] | None, every: int):
+        self.plan, self.every = plan, every
         self.report = report if accelerator.is_main_process else None
         self.images_per_step = plan.batch_size * plan.accumulate * accelerator.num_processes
         self.start, self.steps_done = time.perf_counter(), 0
