@@ -49,7 +49,9 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
 def add_results(commands: argparse._SubParsersAction) -> None:
     """``medvlp-lite results``: the committed records, a line each."""
     results = commands.add_parser("results", help="list the records that stand behind the book's figures")
-    results.add_argument("--claims", action="store_true", help="work out the claims and keep them in MedKLIP's record")
+    results.add_argument(
+        "--claims", action="store_true", help="work out the claims and keep each in the record it speaks of"
+    )
     results.set_defaults(run=_results)
 
 
@@ -152,9 +154,10 @@ def _results(arguments: argparse.Namespace) -> int:
     by_name = {record.name: record for record in records.values() if record.profile == "long"}
     for row in claims(by_name):
         print(f"{row['verdict']:15s} {row['claim']}: {row['ours']}")
-    if arguments.claims and "medklip" in by_name:
-        by_name["medklip"].claims = claims(by_name)
-        by_name["medklip"].save(results_folder())
+    if arguments.claims:
+        for name, record in by_name.items():
+            record.claims = claims(by_name, name)
+            record.save(results_folder())
     return 0
 
 

@@ -26,11 +26,10 @@ def test_every_experiment_runs_through_and_measures_on_the_test_part(name, data,
     )
 
 
-def test_no_system_sees_more_images_than_the_baseline():
+def test_every_system_sees_as_many_images_as_the_baseline():
     scale = experiments.SCALES["read"]
     images = {name: (plan := experiments.plan_for(name, scale, 0)).steps * plan.batch_size for name in SYSTEMS}
-    assert images["convirt"] == images["supervised"] == max(images.values())
-    assert images["medklip"] == images["medklip_names"] == images["medklip_names_no_position"]
+    assert len(set(images.values())) == 1, images
 
 
 def test_the_unseen_disease_is_in_no_training_report_or_label(data):
@@ -75,7 +74,7 @@ def test_changed_reference_weights_are_refused(tmp_path, monkeypatch):
     import shutil
 
     shutil.copytree(experiments.WEIGHTS, tmp_path / "weights")
-    monkeypatch.setattr(experiments, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr(experiments.base, "WEIGHTS", tmp_path / "weights")
     file = tmp_path / "weights" / "convirt" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(ValueError, match="is not the committed file"):
