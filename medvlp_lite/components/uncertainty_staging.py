@@ -1,0 +1,221 @@
+"""Staging that knows when it does not know: MSK-PT's weighted loss, feature banks, gated distillation, triage (P-14 to P-25).
+
+The paper's formulas are lost: every one here is a reconstruction, with its alternatives as switches.
+Built in chapter 08_uncertainty_staging.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+SCORES = ("max", "normalised", "entropy", "margin")
+WEIGHTS = ("linear", "gate", "exp", "focal_like", "none")
+THETA_RULES = ("accuracy", "youden", "coverage")
+
+
+def _full(values: torch.Tensor) -> torch.Tensor:
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def uncertainty(probabilities: torch.Tensor, kind: str = "max") -> torch.Tensor:
+    """How unsure a distribution (..., K) is; larger is less sure (...): equation P-15, a reconstruction.
+
+    "max": 1 - max p in [0, 1 - 1/K]. "normalised": the same divided by 1 - 1/K. "entropy": divided by log K. "margin": 1 minus
+    the gap between the two largest. The last three lie in [0, 1]. Raises ValueError for another kind or fewer than two classes.
+    Built in chapter 08_uncertainty_staging.
+    """
+    classes = probabilities.shape[-1]
+    if kind not in SCORES or classes < 2:
+        raise ValueError(f"need one of {', '.join(SCORES)} and at least 2 classes, got {kind!r} and {classes}")
+    if kind == "entropy":
+        return torch.special.entr(probabilities).sum(dim=-1) / math.log(classes)
+    first, second = probabilities.topk(2, dim=-1).values.unbind(dim=-1)
+    if kind == "margin":
+        return 1 - (first - second)
+    return (1 - first) / (1 - 1 / classes) if kind == "normalised" else 1 - first
+
+
+def sample_weights(unsure: torch.Tensor, kind: str = "linear", threshold: float = 0.5) -> torch.Tensor:
+    """The weight of each sample in the cross-entropy, from its uncertainty (B,): equation P-16, a reconstruction.
+
+    "linear" 1 - u, "gate" 1 where u <= ``threshold`` else 0, "exp" e^-u, "focal_like" 1 + u (emphasises what is unsure, against
+    the paper's purpose), "none" 1. Raises ValueError for another kind. Built in chapter 08_uncertainty_staging.
+    """
+    if kind not in WEIGHTS:
+        raise ValueError(f"weight must be one of {', '.join(WEIGHTS)}, got {kind!r}")
+    if kind == "gate":
+        return (unsure <= threshold).to(unsure.dtype)
+    return {"linear": 1 - unsure, "exp": torch.exp(-unsure), "focal_like": 1 + unsure, "none": torch.ones_like(unsure)}[
+        kind
+    ]
+
+
+def weighted_cross_entropy(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    weight: str = "linear",
+    score: str = "max",
+    threshold: float = 0.5,
+    detach: bool = True,
+    normalise: bool = False,
+) -> torch.Tensor:
+    """Cross-entropy of logits (B, K), each sample weighted by how sure the model is of it: P-14 and P-16, a reconstruction.
+
+    ``labels`` (B,) hold 0 to K - 1, or -1 for a sample without label, which is left out; zero, with zero gradient, when none has
+    one. Without ``detach`` the weight is learned too, and whenever p of the true class is the largest and below 1/e the gradient
+    pushes it down. ``normalise`` divides by the sum of weights instead of the number of labelled samples. Raises ValueError when
+    shapes do not fit or a label is out of range. Built in chapter 08_uncertainty_staging.
+    """
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise ValueError(f"logits {tuple(logits.shape)} do not fit labels {tuple(labels.shape)}")
+    if len(labels) and (labels.min() < -1 or labels.max() >= logits.shape[1]):
+        raise ValueError(f"labels must lie in 0..{logits.shape[1] - 1}, or be -1 for none, got {labels.tolist()}")
+    known = labels >= 0
+    if not known.any():
+        return logits.sum() * 0.0
+    logits, labels = _full(logits[known]), labels[known]
+    weights = sample_weights(uncertainty(logits.softmax(dim=-1), score), weight, threshold)
+    if detach:
+        weights = weights.detach()
+    losses = weights * F.cross_entropy(logits, labels, reduction="none")
+    return losses.sum() / (weights.sum().clamp_min(1e-12) if normalise else len(labels))
+
+
+def class_bank(vectors: torch.Tensor, labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """One unit vector per class, the normalised mean of its members: (K, d) from vectors (N, d): P-18 and P-19, reconstructions.
+
+    With report vectors it is the "shared text feature", with image vectors the "shared data feature". Rows labelled -1 are left
+    out. Carries no gradient. Raises ValueError naming a class that has no member. Built in chapter 08_uncertainty_staging.
+    """
+    empty = [k for k in range(classes) if not (labels == k).any()]
+    if empty:
+        raise ValueError(f"no labelled sample of class {empty[0]}: label at least one of each, or describe it in words")
+    vectors = _full(vectors.detach())
+    return F.normalize(torch.stack([vectors[labels == k].mean(dim=0) for k in range(classes)]), dim=-1)
+
+
+def bank_logits(vectors: torch.Tensor, bank: torch.Tensor, scale: float = 1 / 0.07) -> torch.Tensor:
+    """Cosine of vectors (B, d) with a bank (K, d), times ``scale``: logits (B, K), equation P-20, a reconstruction.
+
+    Raises ValueError when the widths differ. Built in chapter 08_uncertainty_staging.
+    """
+    if vectors.shape[-1] != bank.shape[-1]:
+        raise ValueError(f"vectors have width {vectors.shape[-1]} but the bank has width {bank.shape[-1]}")
+    return scale * F.normalize(_full(vectors), dim=-1) @ F.normalize(bank, dim=-1).t()
+
+
+def distillation_loss(
+    student: torch.Tensor, teacher: torch.Tensor, *, temperature: float = 1.0, keep: torch.Tensor | None = None
+) -> torch.Tensor:
+    """KL from the teacher's softened answer to the student's, logits (B, K), times temperature squared: P-21, a reconstruction.
+
+    The mean over the samples that ``keep`` (B,) marks, all by default; zero, with zero gradient, when none is. Zero when both
+    answer alike; the teacher gets no gradient. Raises ValueError for other shapes or a temperature that is not positive.
+    Built in chapter 08_uncertainty_staging.
+    """
+    if student.shape != teacher.shape or temperature <= 0:
+        raise ValueError(
+            f"need logits of one shape and temperature > 0, got {tuple(student.shape)}, {tuple(teacher.shape)}, {temperature}"
+        )
+    keep = torch.ones(len(student), dtype=torch.bool, device=student.device) if keep is None else keep
+    if not keep.any():
+        return student.sum() * 0.0
+    target = (_full(teacher.detach()[keep]) / temperature).log_softmax(dim=-1)
+    answer = (_full(student[keep]) / temperature).log_softmax(dim=-1)
+    return temperature**2 * F.kl_div(answer, target, reduction="batchmean", log_target=True)
+
+
+def hint_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Mean of 1 - cosine between vectors (B, d) of student and teacher, the teacher fixed: the alternative to P-19's bank.
+
+    Built in chapter 08_uncertainty_staging.
+    """
+    return (1 - F.cosine_similarity(_full(student), _full(teacher.detach()), dim=-1)).mean()
+
+
+def strong_augment(images: torch.Tensor, strength: float = 1.0) -> torch.Tensor:
+    """What the student sees (P-3, a reconstruction): each image (B, 1, H, W) turned, scaled, moved, with other grey values, and a hole.
+
+    Up to 8 degrees, 8 % of size and of place, gamma 0.75 to 1.33, and a black square of a fifth of the side; ``strength`` scales all
+    of it, 0 changes nothing. Never mirrored: reports name sides. Values stay in [0, 1]. Built in chapter 08_uncertainty_staging.
+    """
+    if strength <= 0:
+        return images
+    count, device = len(images), images.device
+    draw = (2 * torch.rand(7, count) - 1).to(device) * strength
+    turn, grow = draw[0] * math.radians(8), 1 + 0.08 * draw[1]
+    cos, sin = grow * turn.cos(), grow * turn.sin()
+    affine = torch.stack([torch.stack([cos, -sin, 0.16 * draw[2]], -1), torch.stack([sin, cos, 0.16 * draw[3]], -1)], 1)
+    grid = F.affine_grid(affine.to(images.dtype), list(images.shape), align_corners=False)
+    moved = F.grid_sample(images, grid, align_corners=False).clamp(1e-6, 1)
+    moved = moved ** (1.33 ** draw[4]).view(-1, 1, 1, 1)
+    row, column = torch.meshgrid(
+        *(torch.linspace(-1, 1, side, device=device) for side in images.shape[2:]), indexing="ij"
+    )
+    far = torch.maximum((row - draw[5].view(-1, 1, 1)).abs(), (column - draw[6].view(-1, 1, 1)).abs()) > 0.2 * strength
+    return moved * far.unsqueeze(1)
+
+
+def choose_theta(
+    unsure: np.ndarray, correct: np.ndarray, rule: str = "accuracy", *, target: float = 0.9, confidence: float = 0.0
+) -> float:
+    """The threshold under which answers are kept (u < theta), from validation answers (N,): P-24, a reconstruction.
+
+    "accuracy": keep as many as possible with at least ``target`` of them right. "coverage": keep the share ``target``. "youden":
+    separate right from wrong best (TPR - FPR). With ``confidence`` above 0, "accuracy" asks that of the lower Clopper-Pearson
+    bound at that level, a step beyond the paper: a threshold picked because it just reaches the target on validation tends
+    to miss it elsewhere. Cases of equal u are kept or referred together. 0.0, which refers everybody, when the target cannot be
+    reached. Raises ValueError for another rule, empty input or a target outside (0, 1]. Built in chapter 08_uncertainty_staging.
+    """
+    if rule not in THETA_RULES or not len(unsure) or not 0 < target <= 1:
+        raise ValueError(
+            f"need answers, a rule of {', '.join(THETA_RULES)} and 0 < target <= 1, got {rule!r}, {target}"
+        )
+    levels, place = np.unique(unsure, return_inverse=True)
+    kept = np.cumsum(np.bincount(place))
+    right = np.cumsum(np.bincount(place, weights=np.asarray(correct, dtype=float)))
+    if rule == "coverage":
+        good = kept >= target * len(unsure) - 1e-9
+        last = int(np.argmax(good))
+    elif rule == "youden":
+        wrong = kept - right
+        last = int(np.argmax(right / max(right[-1], 1) - wrong / max(wrong[-1], 1)))
+    else:
+        good = _lower_bound(right, kept, confidence) >= target
+        if not good.any():
+            return 0.0
+        last = int(np.flatnonzero(good)[-1])
+    above = levels[last + 1] if last + 1 < len(levels) else 1.0 + levels[last]
+    return float((levels[last] + above) / 2)
+
+
+def _lower_bound(right: np.ndarray, kept: np.ndarray, confidence: float) -> np.ndarray:
+    if not confidence:
+        return right / kept
+    from scipy.stats import beta
+
+    return np.where(right > 0, beta.ppf(1 - confidence, np.maximum(right, 1e-9), kept - right + 1), 0.0)
+
+
+@dataclass(frozen=True)
+class Triage:
+    """The answer to each of N cases: stage, uncertainty, and whether it is reliable (else: refer to a radiologist)."""
+
+    stage: np.ndarray
+    uncertainty: np.ndarray
+    reliable: np.ndarray
+
+
+def triage(probabilities: np.ndarray, theta: float, kind: str = "max") -> Triage:
+    """The most likely class of probabilities (N, K), its uncertainty, and reliable where u < theta: P-23, a reconstruction.
+
+    A case that lies on the threshold is referred. Built in chapter 08_uncertainty_staging.
+    """
+    unsure = uncertainty(torch.as_tensor(probabilities), kind).numpy()
+    return Triage(np.asarray(probabilities).argmax(axis=1), unsure, unsure < theta)
