@@ -1,0 +1,134 @@
+"""Soft labels between images and structured labels: the semantic similarity matrix and what it replaces (F-5, F-8, F-12).
+
+N images own M structured labels together; ``owners`` (M,) says which image each one belongs to. An image may own none.
+Built in chapter 06_similarity_labels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+CROSS_ENTROPIES = ("bce", "softmax")
+MSE_SCALES = ("cosine", "scaled")
+
+
+def text_similarity(vectors: torch.Tensor) -> torch.Tensor:
+    """Cosine similarity s of every structured label with every other: (M, d) to (M, M), in [-1, 1] (F-5, first half).
+
+    Built in chapter 06_similarity_labels.
+    """
+    unit = F.normalize(vectors, dim=-1)
+    return unit @ unit.t()
+
+
+def similarity_labels(
+    similarity: torch.Tensor,
+    owners: torch.Tensor,
+    images: int,
+    *,
+    categories: torch.Tensor | None = None,
+    clamp_min: float | None = 0.0,
+) -> torch.Tensor:
+    """The semantic similarity matrix Y (N, M): how near label j comes to the nearest label that image i owns (F-5).
+
+    ``similarity`` (M, M), ``owners`` (M,) in 0..``images`` - 1. With ``categories`` (M,), similarities between labels of
+    different categories become 0 before the maximum, as in the official code; None keeps them, as in the paper.
+    ``clamp_min`` lifts negative entries; None leaves them, as the official code does. An image's own labels keep
+    their self-similarity, 1 for cosines. An image without labels gets a row of zeros.
+    Raises ValueError when shapes or owners do not fit. Built in chapter 06_similarity_labels.
+    """
+    _check_owners(owners, images)
+    count = len(owners)
+    if similarity.shape != (count, count):
+        raise ValueError(f"similarity must be ({count}, {count}) for {count} labels, got {tuple(similarity.shape)}")
+    if categories is not None:
+        similarity = similarity * _same(categories, count).to(similarity.dtype)
+    labels = similarity.new_full((images, count), -torch.inf)
+    labels = labels.scatter_reduce(0, owners.view(-1, 1).expand(-1, count), similarity, reduce="amax")
+    labels = labels.masked_fill(~_owned(owners, images).any(dim=1, keepdim=True), 0.0)
+    return labels if clamp_min is None else labels.clamp(min=clamp_min)
+
+
+def identity_labels(owners: torch.Tensor, images: int) -> torch.Tensor:
+    """Y (N, M) = 1 where label j belongs to image i, else 0; one text per image gives the identity matrix (F-12).
+
+    Raises ValueError for owners outside 0..``images`` - 1. Built in chapter 06_similarity_labels.
+    """
+    _check_owners(owners, images)
+    return _owned(owners, images).float()
+
+
+def multi_hot_labels(owners: torch.Tensor, groups: torch.Tensor, images: int) -> torch.Tensor:
+    """Y (N, M) = 1 where image i owns some label of label j's group, else 0 (F-12).
+
+    ``groups`` (M,) numbers the categories, which is the paper's multi-hot matrix, or the label texts, which counts only
+    equal texts as equal. Raises ValueError when shapes or owners do not fit. Built in chapter 06_similarity_labels.
+    """
+    _check_owners(owners, images)
+    same = _same(groups, len(owners)).float()
+    return (_owned(owners, images).float() @ same > 0).float()
+
+
+def _owned(owners: torch.Tensor, images: int) -> torch.Tensor:
+    return owners.view(1, -1) == torch.arange(images, device=owners.device).view(-1, 1)
+
+
+def _same(groups: torch.Tensor, count: int) -> torch.Tensor:
+    if groups.shape != (count,):
+        raise ValueError(f"groups must number all {count} labels, got shape {tuple(groups.shape)}")
+    return groups.view(-1, 1) == groups.view(1, -1)
+
+
+def _check_owners(owners: torch.Tensor, images: int) -> None:
+    if owners.ndim != 1 or (len(owners) and not 0 <= int(owners.min()) <= int(owners.max()) < images):
+        raise ValueError(f"owners must be one number in 0..{images - 1} per label, got {owners.tolist()}")
+
+
+def itm_terms(
+    cosine: torch.Tensor,
+    labels: torch.Tensor,
+    scale: torch.Tensor | float,
+    *,
+    ce: str = "bce",
+    mse_on: str = "cosine",
+    columns: bool = False,
+) -> dict[str, torch.Tensor]:
+    """Image-text matching: the two terms "mse" and "ce" whose sum is the loss (F-8).
+
+    ``cosine`` (N, M) in [-1, 1], ``labels`` (N, M), ``scale`` > 0 multiplies cosines to logits. ``mse_on`` "cosine"
+    compares the labels with cosines; "scaled" with logits, as the released code does, which asks for cosines of
+    label / scale. ``ce`` "bce" is the mean binary cross-entropy of the logits (released code); "softmax" the
+    cross-entropy of each image's softmax over all labels with its row of ``labels`` brought to sum 1 (the paper's word).
+    ``columns`` adds the same per label over all images and halves the sum; softmax only. Both terms are 0, with
+    zero gradient, where there is no label. Raises ValueError for shapes that differ or an option that does not exist.
+    Built in chapter 06_similarity_labels.
+    """
+    if cosine.shape != labels.shape:
+        raise ValueError(f"cosine {tuple(cosine.shape)} and labels {tuple(labels.shape)} must have one shape")
+    if ce not in CROSS_ENTROPIES or mse_on not in MSE_SCALES:
+        raise ValueError(f"ce must be one of {CROSS_ENTROPIES} and mse_on one of {MSE_SCALES}, got {ce!r}, {mse_on!r}")
+    if columns and ce != "softmax":
+        raise ValueError("columns=True asks for ce='softmax'; binary cross-entropy has no direction")
+    if not cosine.numel():
+        nothing = cosine.sum() * 0.0
+        return {"mse": nothing, "ce": nothing}
+    logits = cosine * scale
+    mse = F.mse_loss(cosine if mse_on == "cosine" else logits, labels)
+    if ce == "bce":
+        return {"mse": mse, "ce": F.binary_cross_entropy_with_logits(logits, labels)}
+    match = soft_cross_entropy(logits, labels)
+    if columns:
+        match = (match + soft_cross_entropy(logits.t(), labels.t())) / 2
+    return {"mse": mse, "ce": match}
+
+
+def soft_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, *, normalise: bool = True) -> torch.Tensor:
+    """Cross-entropy of each row's softmax with soft labels (N, M), averaged over the N rows (F-8, reading b).
+
+    ``normalise`` brings each row of ``labels`` to sum 1 (a row of zeros stays); the official code, which only logs this
+    number, does not, and divides by N once more. Built in chapter 06_similarity_labels.
+    """
+    if normalise:
+        labels = labels / labels.sum(dim=1, keepdim=True).clamp(min=1e-12)
+    return -(labels * logits.log_softmax(dim=1)).sum(dim=1).mean()
