@@ -23,6 +23,20 @@ def info_nce(similarity: torch.Tensor, temperature: torch.Tensor | float) -> tor
     return (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.t(), pairs)) / 2
 
 
+def nt_xent(images: torch.Tensor, texts: torch.Tensor, temperature: float = 0.07) -> torch.Tensor:
+    """SimCLR's form of the contrast: each of the 2B unit vectors must pick its partner among the 2B - 1 others (P-4).
+
+    Vectors of the same modality are negatives too. ``images`` and ``texts`` are (B, d); a scalar >= 0.
+    Raises ValueError when shapes differ. Built in chapter 07_prototype_alignment.
+    """
+    if images.shape != texts.shape:
+        raise ValueError(f"images {tuple(images.shape)} and texts {tuple(texts.shape)} must have one shape")
+    both = torch.cat([images, texts])
+    itself = torch.eye(len(both), dtype=torch.bool, device=both.device)
+    logits = (both @ both.t() / temperature).float().masked_fill(itself, float("-inf"))
+    return F.cross_entropy(logits, torch.arange(len(both), device=both.device).roll(len(images)))
+
+
 def cosine_matrix(images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
     """Cosine similarity of every image vector (B, d) with every text vector (Q, d): (B, Q) in [-1, 1].
 

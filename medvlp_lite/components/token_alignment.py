@@ -1,0 +1,169 @@
+"""Aligning words with image patches: MSK-PT's token-wise part (P-5 to P-8).
+
+The paper's formulas are lost; every equation here is a reconstruction. Tokens are vectors of length 1; ``mask`` tells words
+from padding. Built in chapter 07_prototype_alignment.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from medvlp_lite.components.prototype_alignment import supervised_contrast
+
+GROUPINGS = ("softmax", "sparse")
+
+
+def grouping_weights(
+    similarity: torch.Tensor, mask: torch.Tensor | None = None, *, grouping: str = "softmax", temperature: float = 0.1
+) -> torch.Tensor:
+    """How much each of Q tokens attends each of N others: weights (B, Q, N), every row summing to 1 (P-6).
+
+    ``similarity`` (B, Q, N); ``mask`` (B, N) leaves out padding. "softmax" divides by ``temperature``. "sparse" (after SPARC)
+    stretches each row to [0, 1], drops what is below 1 / (number of tokens left in) and rescales; a constant row weighs all
+    alike. Raises ValueError for another grouping or a row without any token. Built in chapter 07_prototype_alignment.
+    """
+    if grouping not in GROUPINGS:
+        raise ValueError(f"grouping must be one of {', '.join(GROUPINGS)}, got {grouping!r}")
+    if mask is None:
+        mask = torch.ones(len(similarity), similarity.shape[-1], dtype=torch.bool, device=similarity.device)
+    if not mask.any(dim=-1).all():
+        raise ValueError("a sample has no token at all; every row of mask needs at least one")
+    outside = ~mask.unsqueeze(1)
+    if grouping == "softmax":
+        return (similarity / temperature).masked_fill(outside, -math.inf).softmax(dim=-1)
+    low = similarity.masked_fill(outside, math.inf).amin(dim=-1, keepdim=True)
+    high = similarity.masked_fill(outside, -math.inf).amax(dim=-1, keepdim=True)
+    flat = high <= low
+    stretched = torch.where(flat, torch.ones_like(similarity), (similarity - low) / (high - low).masked_fill(flat, 1.0))
+    few = stretched < 1 / mask.sum(dim=-1).view(-1, 1, 1)
+    kept = stretched.masked_fill(few | outside, 0.0)
+    return kept / kept.sum(dim=-1, keepdim=True)
+
+
+def attended_contexts(
+    queries: torch.Tensor, others: torch.Tensor, mask: torch.Tensor | None = None, **options: object
+) -> torch.Tensor:
+    """For each query token (B, Q, d) the mean of the other modality's tokens (B, N, d) that it attends, of length 1.
+
+    Equations P-5 and P-6; ``mask`` (B, N) and ``options`` as in ``grouping_weights``. Built in chapter 07_prototype_alignment.
+    """
+    weights = grouping_weights(queries @ others.transpose(1, 2), mask, **options)
+    return F.normalize(weights @ others, dim=-1)
+
+
+def clipped_attention(attention: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Token weights (B, L) from attention (B, L): no gradient, clipped to the 10 % and 90 % quantiles of each text's words,
+    zero on padding, each row summing to 1 (P-7). Built in chapter 07_prototype_alignment.
+    """
+    seen = attention.detach().float().masked_fill(~mask, math.nan)
+    low, high = (torch.nanquantile(seen, share, dim=-1, keepdim=True) for share in (0.1, 0.9))
+    clipped = seen.clamp(low, high).masked_fill(~mask, 0.0)
+    return clipped / clipped.sum(dim=-1, keepdim=True)
+
+
+def token_alignment(
+    patches: torch.Tensor,
+    words: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    temperature: float = 0.1,
+    grouping: str = "softmax",
+    word_weights: torch.Tensor | None = None,
+    patch_weights: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Each token must recognise its own attended context among those of the *same* pair: equation P-8, a scalar >= 0.
+
+    ``patches`` (B, P, d), ``words`` (B, L, d), ``mask`` (B, L) true for words. Weights (B, L) and (B, P) sum to 1 per sample;
+    by default all words and all patches of a sample count alike (P-7). Words and patches count half each.
+    Raises ValueError when shapes do not fit. Built in chapter 07_prototype_alignment.
+    """
+    _check(patches, words, mask)
+    options = {"grouping": grouping, "temperature": temperature}
+    of_words = attended_contexts(words, patches, **options)
+    of_patches = attended_contexts(patches, words, mask, **options)
+    if word_weights is None:
+        word_weights = mask / mask.sum(dim=-1, keepdim=True)
+    everywhere = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device)
+    if patch_weights is None:
+        patch_weights = everywhere / patches.shape[1]
+    text_side = _recognition(words, of_words, mask, word_weights, temperature)
+    return text_side + _recognition(patches, of_patches, everywhere, patch_weights, temperature)
+
+
+def _recognition(
+    tokens: torch.Tensor, contexts: torch.Tensor, mask: torch.Tensor, weights: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Half the weighted cross-entropy of both readings of G = tokens contexts' / temperature, mean over samples."""
+    both = mask.unsqueeze(1) & mask.unsqueeze(2)
+    logits = (tokens @ contexts.transpose(1, 2)).float() / temperature
+    losses = 0.0
+    for matrix in (logits, logits.transpose(1, 2)):
+        own = matrix.diagonal(dim1=1, dim2=2)
+        losses = losses + matrix.masked_fill(~both & mask.unsqueeze(2), -math.inf).logsumexp(dim=-1) - own
+    return (losses.masked_fill(~mask, 0.0) * weights).sum(dim=-1).mean() / 2
+
+
+def batch_token_alignment(
+    patches: torch.Tensor,
+    words: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    positives: torch.Tensor | None = None,
+    attention_scale: float = 4.0,
+    word_scale: float = 5.0,
+    pair_scale: float = 10.0,
+    compete: bool = True,
+) -> torch.Tensor:
+    """Words attending to the right image must fit better than to any other image of the batch: P-8 with ``ta="batch"``.
+
+    Shapes as in ``token_alignment``. Z_ij = log sum over words of text j of exp(``word_scale`` * cosine of the word and what
+    it attends to in image i); symmetric contrast on ``pair_scale`` * Z. ``positives`` (B, B) bool adds pairs of one class.
+    ``compete`` first shares every patch out among the words, as GLoRIA's code does before its softmax over patches.
+    Memory grows with B * B. Raises ValueError when shapes do not fit. Built in chapter 07_prototype_alignment.
+    """
+    _check(patches, words, mask)
+    columns = []
+    for sentence, real in zip(words, mask):
+        sentence = sentence[real]
+        scores = sentence @ patches.transpose(1, 2)
+        if compete:
+            scores = scores.softmax(dim=1)
+        seen = (attention_scale * scores).softmax(dim=-1) @ patches
+        fit = F.cosine_similarity(sentence.unsqueeze(0), seen, dim=-1)
+        columns.append((word_scale * fit).logsumexp(dim=-1))
+    scores = torch.stack(columns, dim=1)
+    if positives is None:
+        positives = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    return supervised_contrast(scores, positives, 1 / pair_scale)
+
+
+def intra_modal_loss(
+    images: torch.Tensor, texts: torch.Tensor, *, temperature: float = 0.1, target_temperature: float = 0.1
+) -> torch.Tensor:
+    """Soft targets instead of "only my own report": the similarity within both modalities teaches the one across (P-8).
+
+    ``images`` and ``texts`` are pooled unit vectors (B, d). Mean Kullback-Leibler divergence from the softmax of the mean of
+    both inner similarities (no gradient) to that of text against image; 0 when they agree. Raises ValueError when shapes
+    differ. Built in chapter 07_prototype_alignment.
+    """
+    if images.shape != texts.shape:
+        raise ValueError(f"images {tuple(images.shape)} and texts {tuple(texts.shape)} must have one shape")
+    within = (texts @ texts.t() + images @ images.t()).detach() / (2 * target_temperature)
+    across = texts @ images.t() / temperature
+    return F.kl_div(
+        F.log_softmax(across, dim=-1), F.log_softmax(within, dim=-1), reduction="batchmean", log_target=True
+    )
+
+
+def _check(patches: torch.Tensor, words: torch.Tensor, mask: torch.Tensor) -> None:
+    fits = patches.ndim == words.ndim == 3 and patches.shape[::2] == words.shape[::2] and mask.shape == words.shape[:2]
+    if not fits:
+        raise ValueError(
+            f"patches {tuple(patches.shape)}, words {tuple(words.shape)} and mask {tuple(mask.shape)} do not fit; "
+            "use (B, P, d), (B, L, d) and (B, L)"
+        )
+    if not mask.any(dim=-1).all():
+        raise ValueError("a text has no word; every row of mask needs at least one")
