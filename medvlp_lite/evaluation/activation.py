@@ -1,0 +1,51 @@
+"""Where a class score comes from: Grad-CAM (C-6), and how much of it lies inside the truth.
+
+Libraries for this (pytorch-grad-cam, Captum's LayerGradCam) bring dozens of methods that hook themselves into a module by name. Here the
+network is already cut in two, features and head, so that the formula is three lines; a dependency would hide it.
+Built in chapter 08_uncertainty_staging.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from medvlp_lite.evaluation.grounding import upsample
+
+
+def grad_cam(
+    features: Callable[[torch.Tensor], torch.Tensor],
+    scores: Callable[[torch.Tensor], torch.Tensor],
+    images: torch.Tensor,
+    classes: torch.Tensor,
+) -> torch.Tensor:
+    """Grad-CAM of one class per image, (B, h, w) >= 0: equation C-6.
+
+    ``features`` gives maps A (B, C, h, w) of images, ``scores`` class scores (B, K) of A. Each channel is weighted by the mean
+    gradient of the class score over its cells; what speaks against the class is cut to 0. Works inside ``no_grad`` and leaves
+    no gradient behind. Raises ValueError when ``classes`` (B,) does not fit. Built in chapter 08_uncertainty_staging.
+    """
+    if classes.shape != images.shape[:1]:
+        raise ValueError(f"need one class for each of {len(images)} images, got {tuple(classes.shape)}")
+    with torch.enable_grad():
+        maps = features(images).detach().requires_grad_()
+        chosen = scores(maps).gather(1, classes.to(maps.device).long().view(-1, 1)).sum()
+        (gradient,) = torch.autograd.grad(chosen, maps)
+    weights = gradient.mean(dim=(2, 3), keepdim=True)
+    return (weights * maps.detach()).sum(dim=1).relu()
+
+
+def energy_inside(heat: np.ndarray, region: np.ndarray) -> float:
+    """The share of a map's sum that falls inside a region: a uniform map scores the region's share of the image.
+
+    ``heat`` (h, w) >= 0 on its own grid, ``region`` bool (H, W); NaN for a map that is 0 everywhere. Raises ValueError for an empty
+    region or negative values. Built in chapter 08_uncertainty_staging.
+    """
+    if not region.any():
+        raise ValueError("the region is empty; energy is measured on positive studies only")
+    if (heat < 0).any():
+        raise ValueError("the map has negative values; cut them to 0 first")
+    fine = upsample(heat, *region.shape)
+    return float(fine[region].sum() / fine.sum()) if fine.sum() > 0 else float("nan")

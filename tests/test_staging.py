@@ -1,0 +1,170 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from medvlp_lite.evaluation import staging as st
+from medvlp_lite.evaluation.activation import energy_inside, grad_cam
+
+GENERATOR = np.random.default_rng(0)
+
+
+def made_up(count=300, classes=4, seed=0, sharp=2.0):
+    generator = np.random.default_rng(seed)
+    truth = generator.integers(0, classes, count)
+    logits = generator.normal(size=(count, classes)) + sharp * np.eye(classes)[truth]
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    return truth, probabilities
+
+
+def test_five_metrics_equal_the_counts():
+    truth, probabilities = made_up()
+    answer, scores = probabilities.argmax(1), st.stage_scores(truth, probabilities)
+    sensitivity, specificity, f1, areas = [], [], [], []
+    for k in range(4):
+        tp, fn = np.sum((truth == k) & (answer == k)), np.sum((truth == k) & (answer != k))
+        fp, tn = np.sum((truth != k) & (answer == k)), np.sum((truth != k) & (answer != k))
+        sensitivity.append(tp / (tp + fn))
+        specificity.append(tn / (tn + fp))
+        f1.append(2 * tp / (2 * tp + fp + fn))
+        pairs = probabilities[truth == k, k][:, None] - probabilities[truth != k, k][None]
+        areas.append(np.mean(pairs > 0) + 0.5 * np.mean(pairs == 0))
+    expected = [np.mean(truth == answer), *(np.mean(v) for v in (sensitivity, specificity, f1, areas))]
+    assert [scores.accuracy, scores.sensitivity, scores.specificity, scores.f1, scores.auc] == pytest.approx(expected)
+    assert scores.mean == pytest.approx(np.mean(expected))
+    perfect = st.stage_scores(np.arange(4), np.eye(4))
+    assert perfect.mean == 1
+
+
+def test_a_stage_that_does_not_occur_is_left_out_and_bad_input_is_refused():
+    truth, probabilities = made_up()
+    rows = truth != 3
+    scores = st.stage_scores(truth[rows], probabilities[rows])
+    assert not np.isnan(scores.mean) and 0 < scores.auc < 1
+    with pytest.raises(ValueError, match="do not fit together"):
+        st.stage_scores(truth[:5], probabilities)
+    with pytest.raises(ValueError, match=r"truth must lie in 0\.\.3"):
+        st.stage_scores(truth - 1, probabilities)
+    with pytest.raises(ValueError, match="sum to 1"):
+        st.stage_scores(truth, probabilities * 2)
+
+
+def test_confusion_and_the_pair_most_confused():
+    counts = st.confusion(np.array([0, 0, 1, 3]), np.array([0, 1, 1, 0]))
+    assert counts.tolist() == [[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]]
+    counts = np.array([[900, 90, 0, 0], [60, 500, 0, 0], [0, 0, 60, 40], [0, 0, 30, 70]])
+    assert st.most_confused(counts) == (2, 3), "70 of 200 beats 150 of 1550"
+
+
+def test_quadratic_kappa():
+    first = np.array([0, 1, 2, 3, 0, 1, 2, 3])
+    assert st.quadratic_kappa(first, first) == 1
+    assert st.quadratic_kappa(first, 3 - first) == pytest.approx(-1)
+    near, far = first.copy(), first.copy()
+    near[0], far[0] = 1, 3
+    assert 1 > st.quadratic_kappa(first, near) > st.quadratic_kappa(first, far)
+    weights = (np.subtract.outer(range(4), range(4))) ** 2
+    counts = st.confusion(first, far)
+    chance = np.outer(counts.sum(1), counts.sum(0)) / len(first)
+    assert st.quadratic_kappa(first, far) == pytest.approx(1 - (weights * counts).sum() / (weights * chance).sum())
+
+
+def test_calibration_error_of_the_given_answer():
+    truth = np.array([0, 0, 0, 1])
+    probabilities = np.tile([0.75, 0.25], (4, 1))
+    assert st.calibration_error(truth, probabilities) == pytest.approx(0)
+    assert st.calibration_error(np.zeros(4, dtype=int), probabilities) == pytest.approx(0.25)
+
+
+def test_risk_coverage_by_hand_and_its_area():
+    unsure, correct = np.array([0.3, 0.1, 0.2, 0.4]), np.array([0, 1, 1, 0], dtype=bool)
+    coverage, risk = st.risk_coverage(unsure, correct)
+    assert coverage.tolist() == [0.25, 0.5, 0.75, 1] and risk == pytest.approx([0, 0, 1 / 3, 1 / 2])
+    assert st.risk_area(unsure, correct) == pytest.approx((1 / 3 + 1 / 2) / 4)
+    with pytest.raises(ValueError, match="no NaN"):
+        st.risk_coverage(np.array([np.nan]), np.array([1]))
+
+
+def test_ties_do_not_depend_on_the_order():
+    correct = np.array([1, 0, 0, 1, 0], dtype=bool)
+    flat = st.risk_coverage(np.full(5, 0.5), correct)[1]
+    assert flat == pytest.approx([0.6] * 5) and st.risk_area(np.full(5, 0.5), correct) == pytest.approx(0.6)
+    order = np.array([4, 2, 0, 1, 3])
+    unsure = np.array([0.1, 0.2, 0.2, 0.2, 0.3])
+    assert st.risk_area(unsure, correct) == pytest.approx(st.risk_area(unsure[order], correct[order]))
+
+
+def test_the_best_order_has_the_smallest_area_and_a_random_one_the_error_rate():
+    correct = np.random.default_rng(1).random(4000) < 0.7
+    assert st.risk_area(~correct * 1.0, correct) < st.risk_area(np.arange(4000.0), correct)
+    assert st.risk_area(np.arange(4000.0), correct) == pytest.approx(0.3, abs=0.03)
+
+
+def test_selection_counts_what_is_kept():
+    chosen = st.select(np.array([0.1, 0.2, 0.3, 0.3]), np.array([1, 0, 1, 1]), 0.3)
+    assert (chosen.coverage, chosen.referral, chosen.accuracy.value) == (0.5, 0.5, 0.5)
+    assert 0 < chosen.accuracy.low < 0.5 < chosen.accuracy.high < 1
+    nothing = st.select(np.array([0.1]), np.array([1]), 0.0)
+    assert nothing.referral == 1 and np.isnan(nothing.accuracy.value)
+
+
+def test_conformal_sets_by_hand():
+    calibration = (np.array([0, 0, 0]), np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7]]))
+    values = st.conformal_p_values(calibration, np.array([[0.95, 0.05], [0.6, 0.4]]))
+    assert values.tolist() == [[1.0, 0.25], [0.75, 0.5]]
+    assert st.conformal_sets(calibration, np.array([[0.6, 0.4]]), alpha=0.5).tolist() == [[True, False]]
+    with pytest.raises(ValueError, match="alpha must lie"):
+        st.conformal_sets(calibration, np.array([[0.6, 0.4]]), alpha=0)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.2])
+def test_conformal_sets_hold_the_truth_as_often_as_they_promise(alpha):
+    held = []
+    for seed in range(100, 400):
+        truth, probabilities = made_up(400, seed=seed, sharp=1.5)
+        sets = st.conformal_sets((truth[:100], probabilities[:100]), probabilities[100:], alpha)
+        held.append(sets[np.arange(300), truth[100:]].mean())
+    assert np.mean(held) == pytest.approx(1 - alpha, abs=0.01)
+
+
+def test_interval_draws_patients_whole():
+    values = np.repeat(np.random.default_rng(0).normal(size=20), 10)
+    alone = st.interval_of(np.mean, values)
+    whole = st.interval_of(np.mean, values, groups=[str(i // 10) for i in range(200)])
+    assert whole.high - whole.low > 2 * (alone.high - alone.low) and alone.value == whole.value
+
+
+def test_grad_cam_equals_finite_differences():
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(1, 3, 3, padding=1).double()
+    head = nn.Sequential(nn.Flatten(), nn.Linear(3 * 25, 4)).double()
+    images, classes = torch.rand(2, 1, 5, 5, dtype=torch.float64), torch.tensor([2, 0])
+    with torch.no_grad():
+        cam = grad_cam(convolution, head, images, classes)
+        maps, step = convolution(images), 1e-6
+        for b in range(2):
+            heat = torch.zeros(5, 5, dtype=torch.float64)
+            for channel in range(3):
+                alpha = 0.0
+                for cell in range(25):
+                    nudged = maps.clone()
+                    nudged[b, channel].view(-1)[cell] += step
+                    alpha += ((head(nudged) - head(maps))[b, classes[b]] / step).item() / 25
+                heat += alpha * maps[b, channel]
+            assert torch.allclose(cam[b], heat.relu(), atol=1e-6)
+    assert convolution.weight.grad is None
+    with pytest.raises(ValueError, match="one class for each of 2 images"):
+        grad_cam(convolution, head, images, classes[:1])
+
+
+def test_energy_inside_is_a_share():
+    region = np.zeros((4, 4), dtype=bool)
+    region[:2, :2] = True
+    heat = np.array([[3.0, 1.0], [0.0, 0.0]])
+    assert energy_inside(heat, region) == pytest.approx(0.75)
+    assert energy_inside(np.ones((2, 2)), region) == pytest.approx(region.mean())
+    assert np.isnan(energy_inside(np.zeros((2, 2)), region))
+    with pytest.raises(ValueError, match="empty"):
+        energy_inside(heat, np.zeros((4, 4), dtype=bool))
+    with pytest.raises(ValueError, match="negative"):
+        energy_inside(-heat, region)
