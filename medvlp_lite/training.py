@@ -156,7 +156,7 @@ def fit(
                 if plan.clip:
                     accelerator.clip_grad_norm_(model.parameters(), plan.clip)
                 for group in optimizer.param_groups:
-                    group["lr"] = plan.rate(step)
+                    group["lr"] = plan.rate(step) * group["rate"]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         micro += 1
@@ -186,10 +186,14 @@ def _accelerator(plan: TrainingPlan) -> Any:
 
 
 def _parameter_groups(system: System, plan: TrainingPlan) -> list[dict[str, Any]]:
-    trainable = [parameter for parameter in system.parameters() if parameter.requires_grad]
+    rates, groups = system.learning_rates(), {}
+    for name, parameter in system.named_parameters():
+        if parameter.requires_grad:
+            rate = next((rate for start, rate in rates.items() if name.startswith(start)), 1.0)
+            groups.setdefault((rate, parameter.ndim > 1), []).append(parameter)
     return [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": plan.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": parameters, "rate": rate, "weight_decay": plan.weight_decay / rate if matrix else 0.0}
+        for (rate, matrix), parameters in sorted(groups.items(), key=lambda item: (item[0][0], not item[0][1]))
     ]
 
 

@@ -6,6 +6,7 @@ Every encoder maps images (B, 1, H, W) in [0, 1] to a map of local features (B, 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -78,54 +79,78 @@ def _widen(inputs: int, outputs: int, stride: int) -> BasicBlock:
     return BasicBlock(inputs, outputs, stride=stride, downsample=shortcut)
 
 
-VIT_SIZES = {"lite": (128, 4, 4, 8), "b16": (768, 12, 12, 16)}  # width, depth, heads, patch
+VIT_SIZES = {"lite": (128, 4, 4, 8), "lite_p4": (96, 4, 4, 4), "b16": (768, 12, 12, 16)}  # width, depth, heads, patch
+
+
+class VisionBlock(nn.Module):
+    """One pre-norm transformer block over tokens (B, n, C), with the tensor names of timm's: attention, then a two-layer network.
+
+    Attention is written out on the CPU, where PyTorch's fused form is several times slower in bfloat16 with small heads.
+    Built in chapter 05_masked_contrastive.
+    """
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
+        self.attn = nn.ModuleDict({"qkv": nn.Linear(width, 3 * width), "proj": nn.Linear(width, width)})
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, 4 * width), "fc2": nn.Linear(4 * width, width)})
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.attn["qkv"](self.norm1(tokens)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        if tokens.is_cuda:
+            seen = F.scaled_dot_product_attention(q, k, v)
+        else:
+            seen = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1).to(v.dtype) @ v
+        tokens = tokens + self.attn["proj"](seen.transpose(1, 2).flatten(2))
+        return tokens + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(tokens))))
 
 
 class ViTEncoder(nn.Module):
     """A vision transformer that may look at some patches only: equation M-1.
 
-    ``variant`` "lite" (width 128, 4 blocks, patch 8) or "b16" (width 768, 12 blocks, patch 16). Positions are fixed 2-D
-    sines and cosines. ``forward(images)`` gives the map (B, C, h, w); ``forward(images, visible)`` with patch indices
-    ``visible`` (B, n) encodes those alone and gives tokens (B, n, C). Raises ValueError when the image side is not a
-    multiple of the patch. Built in chapter 05_masked_contrastive.
+    ``variant`` "lite" (width 128, 4 blocks, patch 8), "lite_p4" (width 96, 4 blocks, patch 4, for half-size images), "b16"
+    (width 768, 12 blocks, patch 16), or the four numbers (width, blocks, heads, patch). Positions are fixed 2-D sines and
+    cosines. ``forward(images)`` gives the map (B, C, h, w); ``forward(images, visible)`` with patch indices ``visible``
+    (B, n) encodes those alone and gives tokens (B, n, C), with ``class_token`` (B, 1 + n, C), the class token first.
+    Raises ValueError when the image side is not a multiple of the patch. Built in chapter 05_masked_contrastive.
     """
 
-    def __init__(self, variant: str = "lite", image_size: int = 112):
+    def __init__(self, variant: str | Sequence[int] = "lite", image_size: int = 112):
         super().__init__()
-        if variant not in VIT_SIZES:
+        if isinstance(variant, str) and variant not in VIT_SIZES:
             raise ValueError(f"no ViT {variant!r}; use one of {sorted(VIT_SIZES)}")
-        self.width, depth, heads, self.stride = VIT_SIZES[variant]
+        sizes = VIT_SIZES[variant] if isinstance(variant, str) else variant
+        self.width, depth, heads, self.stride = sizes
         if image_size % self.stride:
             raise ValueError(f"image_size {image_size} is not a multiple of the patch side {self.stride}")
         self.grid = image_size // self.stride
         self.patches = nn.Conv2d(1, self.width, self.stride, stride=self.stride)
         self.class_token = nn.Parameter(torch.randn(1, 1, self.width) * 0.02)
-        self.blocks = nn.ModuleList(_transformer_block(self.width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(VisionBlock(self.width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(self.width, eps=1e-6)
-        self.register_buffer("positions", sincos_positions(self.grid, self.width), persistent=False)
+        self.register_buffer("positions", sincos_positions(self.grid, self.width))
 
-    def forward(self, images: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, images: torch.Tensor, visible: torch.Tensor | None = None, class_token: bool = False
+    ) -> torch.Tensor:
         tokens = self.patches(standardise(images)).flatten(2).transpose(1, 2)
         if tokens.shape[1] != self.positions.shape[0]:
             raise ValueError(f"this ViT takes images of side {self.grid * self.stride}, got {tuple(images.shape)}")
         tokens = tokens + self.positions
         if visible is not None:
             tokens = tokens.gather(1, visible.unsqueeze(-1).expand(-1, -1, self.width))
-        tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)
         for block in self.blocks:
             tokens = block(tokens)
-        tokens = self.norm(tokens)[:, 1:]
-        return tokens if visible is not None else tokens.transpose(1, 2).unflatten(2, (self.grid, self.grid))
-
-
-def _transformer_block(width: int, heads: int) -> nn.TransformerEncoderLayer:
-    return nn.TransformerEncoderLayer(
-        width, heads, 4 * width, dropout=0.0, activation=F.gelu, layer_norm_eps=1e-6, batch_first=True, norm_first=True
-    )
+        tokens = self.norm(tokens)
+        if visible is not None:
+            return tokens if class_token else tokens[:, 1:]
+        return tokens[:, 1:].transpose(1, 2).unflatten(2, (self.grid, self.grid))
 
 
 def sincos_positions(grid: int, width: int) -> torch.Tensor:
-    """Fixed position codes (grid * grid, width): sines and cosines of the row, then of the column.
+    """Fixed position codes (grid * grid, width): sines and cosines of the column, then of the row, as MAE orders them.
 
     Raises ValueError when ``width`` is not a multiple of 4. Built in chapter 05_masked_contrastive.
     """
@@ -135,7 +160,7 @@ def sincos_positions(grid: int, width: int) -> torch.Tensor:
     angles = torch.arange(grid).unsqueeze(1) * rates
     axis = torch.cat([angles.sin(), angles.cos()], dim=1)
     rows, columns = axis.repeat_interleave(grid, dim=0), axis.repeat(grid, 1)
-    return torch.cat([rows, columns], dim=1)
+    return torch.cat([columns, rows], dim=1)
 
 
 IMAGE_ENCODERS = ("resnet_lite", "resnet50", "resnet50_layer3", "vit_lite", "vit_b16")

@@ -67,7 +67,8 @@ class ReportTokenizer:
             raise ValueError(f"texts must be a list of at least one string, got {texts!r}")
         encoded = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
         end = self._tokenizer.token_to_id(END)
-        clipped = [ids if len(ids) <= max_length else [*ids[: max_length - 1], end] for ids in encoded]
+        tail = [] if end is None else [end]  # the official MaCo vocabulary knows no end
+        clipped = [ids if len(ids) <= max_length else [*ids[: max_length - len(tail)], *tail] for ids in encoded]
         padded = torch.full((len(clipped), max(map(len, clipped))), self.pad_id, dtype=torch.long)
         for row, ids in zip(padded, clipped):
             row[: len(ids)] = torch.tensor(ids)
@@ -77,18 +78,18 @@ class ReportTokenizer:
 class TextEncoder(nn.Module):
     """BERT over report text: B strings to tokens (B, L, C) and the mask (B, L) that tells words from padding.
 
-    ``variant`` "lite" (width 128, 1 layer) or "base" (width 768, 12 layers), from random weights. ``max_length``
-    counts tokens; longer reports are cut. For published weights use ``TextEncoder.from_hub``.
+    ``variant`` "lite" (width 128, 1 layer), "base" (width 768, 12 layers) or the three numbers (width, layers, heads), from
+    random weights. ``max_length`` counts tokens; longer reports are cut. For published weights use ``TextEncoder.from_hub``.
     Raises ValueError for an unknown variant. Built in chapter 03_contrastive_baseline.
     """
 
-    def __init__(self, tokenizer: ReportTokenizer, variant: str = "lite", max_length: int = 96):
+    def __init__(self, tokenizer: ReportTokenizer, variant: str | Sequence[int] = "lite", max_length: int = 96):
         super().__init__()
         from transformers import BertConfig, BertModel
 
-        if variant not in BERT_SIZES:
+        if isinstance(variant, str) and variant not in BERT_SIZES:
             raise ValueError(f"no BERT {variant!r}; use one of {sorted(BERT_SIZES)}")
-        self.width, depth, heads = BERT_SIZES[variant]
+        self.width, depth, heads = BERT_SIZES[variant] if isinstance(variant, str) else variant
         self.tokenizer, self.max_length = tokenizer, max_length
         config = BertConfig(
             vocab_size=len(tokenizer),

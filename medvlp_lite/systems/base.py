@@ -97,6 +97,10 @@ class System(nn.Module, ABC):
     def forward(self, batch: Batch) -> LossTerms:
         return self.loss(batch)
 
+    def learning_rates(self) -> dict[str, float]:
+        """Multiples of the plan's learning rate, for parameters whose name begins so; weight decay stays as it is."""
+        return {}
+
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
