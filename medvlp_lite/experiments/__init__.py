@@ -18,6 +18,14 @@ from medvlp_lite.experiments.base import (
     scale_of,
     train_system,
 )
+from medvlp_lite.experiments.prototypes import (
+    embed_reports,
+    linear_probe,
+    pooled_features,
+    same_stage_retrieval,
+    stage_one_measures,
+)
+from medvlp_lite.experiments.stages import stage_data
 from medvlp_lite.experiments.zero_shot import grounding, heatmaps, unseen_disease, zero_shot
 from medvlp_lite.studies import StudyDataset
 
@@ -32,14 +40,20 @@ __all__ = [
     "StudyDataset",
     "builder",
     "committed",
+    "embed_reports",
     "grounding",
     "heatmaps",
+    "linear_probe",
     "phantom_data",
     "plan_for",
+    "pooled_features",
     "reference",
     "results_folder",
     "run",
+    "same_stage_retrieval",
     "scale_of",
+    "stage_data",
+    "stage_one_measures",
     "train_system",
     "unseen_disease",
     "zero_shot",
