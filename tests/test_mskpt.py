@@ -1,0 +1,193 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import made_up_studies
+
+from medvlp_lite.components import prototype_alignment as pa
+from medvlp_lite.components import token_alignment as ta
+from medvlp_lite.components.contrastive import info_nce, nt_xent
+from medvlp_lite.components.uncertainty_staging import weighted_cross_entropy
+from medvlp_lite.encoders.text import ReportTokenizer
+from medvlp_lite.experiments import prototypes as proto
+from medvlp_lite.experiments.base import EXPERIMENTS, PhantomData, Scale
+from medvlp_lite.experiments.stages import STAGE_SHARES, stage_data, stages
+from medvlp_lite.studies import StudyDataset, collate
+from medvlp_lite.systems.base import Query, System
+from medvlp_lite.systems.mskpt import MSKPT
+from medvlp_lite.training import TrainingPlan, fit
+
+
+def staged(count=24, known=True) -> StudyDataset:
+    studies = [replace(s, stage=i % 4 if known else None) for i, s in enumerate(made_up_studies(count))]
+    return StudyDataset(studies, size=32)
+
+
+def build(**options) -> MSKPT:
+    torch.manual_seed(0)
+    tokenizer = ReportTokenizer.train([study.report for study in made_up_studies(24)], 120)
+    return MSKPT(tokenizer, **{"image_size": 32, "max_length": 24, "dim": 16, "n_proto": 4, **options}).eval()
+
+
+@pytest.fixture(scope="module")
+def batch():
+    data = staged()
+    return collate([data[i] for i in range(8)])
+
+
+def features(system, batch):
+    patches = system.local_features(batch.images).flatten(1, 2)
+    hidden, mask = system.text_encoder(batch.reports)
+    words = F.normalize(system.text_projection(hidden), dim=-1)
+    return F.normalize(patches, dim=-1), words[:, 1:], mask[:, 1:]
+
+
+def test_default_loss_is_the_sum_of_three_alignments(batch):
+    system = build()
+    losses = system.loss(batch)
+    assert set(losses.terms) == {"global", "token", "prototype"}
+    images, texts = system.embed_images(batch.images), system.embed_texts(batch.reports)
+    expected = {
+        "global": info_nce(images @ texts.t(), 0.07),
+        "token": ta.token_alignment(*features(system, batch)),
+        "prototype": pa.swapped_prediction(images, texts, system.prototypes.vectors),
+    }
+    for name, value in expected.items():
+        assert losses.terms[name].item() == pytest.approx(value.item(), rel=1e-5), name
+    assert losses.total.item() == pytest.approx(sum(value.item() for value in expected.values()), rel=1e-5)
+
+
+def test_weights_scale_their_part_and_zero_leaves_it_out(batch):
+    weighted = build(global_weight=2.0, token_weight=0.7, prototype_weight=0.5).loss(batch)
+    plain = {name: value.item() for name, value in weighted.terms.items()}
+    assert weighted.total.item() == pytest.approx(
+        2 * plain["global"] + 0.7 * plain["token"] + 0.5 * plain["prototype"], rel=1e-6
+    )
+    for name in ("global", "token", "prototype"):
+        assert name not in build(**{f"{name}_weight": 0.0}).loss(batch).terms
+    assert build(prototype_weight=0.0).prototypes is None
+
+
+def test_every_switch_is_its_formula(batch):
+    images, texts = (lambda s: (s.embed_images(batch.images), s.embed_texts(batch.reports)))(build())
+    positives = pa.same_class(batch.stages)
+
+    def term(name, **options):
+        return build(**options).loss(batch).terms[name].item()
+
+    assert term("global", gra="ntxent") == pytest.approx(nt_xent(images, texts).item(), rel=1e-5)
+    supcon = pa.supervised_contrast(images @ texts.t(), positives).item()
+    assert term("global", gra="supcon") == pytest.approx(supcon, rel=1e-5)
+    supcon = pa.supervised_contrast(images @ texts.t(), positives, 0.2).item()
+    assert term("prototype", pa="supcon") == pytest.approx(supcon, rel=1e-5)
+    tokens = features(build(), batch)
+    sparse = ta.token_alignment(*tokens, grouping="sparse").item()
+    assert term("token", grouping="sparse") == pytest.approx(sparse, rel=1e-5)
+    across = ta.batch_token_alignment(*tokens).item()
+    assert term("token", ta="batch") == pytest.approx(across, rel=1e-5)
+    labelled = ta.batch_token_alignment(*tokens, positives=positives).item()
+    assert term("token", ta="batch_labels") == pytest.approx(labelled, rel=1e-5)
+    pooled = F.normalize(tokens[0].mean(1), dim=-1), F.normalize((tokens[1] * tokens[2][..., None]).sum(1), dim=-1)
+    intra = ta.intra_modal_loss(*pooled).item()
+    assert term("intra", intra_weight=1.0) == pytest.approx(intra, rel=1e-4)
+    assert term("token", word_weights="attention") != pytest.approx(term("token"), rel=1e-6)
+    system = build(staging_weight=1.0)
+    logits = system.head(system.image_encoder(batch.images).mean(dim=(2, 3)))
+    assert system.loss(batch).terms["staging"].item() == pytest.approx(
+        weighted_cross_entropy(logits, batch.stages).item(), rel=1e-5
+    )
+    for option in ("gra", "ta", "word_weights", "pa", "grouping"):
+        with pytest.raises(ValueError, match=f"{option} must be one of"):
+            build(**{option: "other"}).loss(batch)
+
+
+def test_word_weights_are_attention_from_the_class_token(batch):
+    system = build(word_weights="attention")
+    heard = system._attention(batch)
+    mask = system.text_encoder(batch.reports)[1]
+    assert heard.shape == (8, mask.shape[1] - 1) and (heard[~mask[:, 1:]] == 0).all()
+    assert (heard.sum(dim=1) < 1).all(), "the rest of the row is what [CLS] gives itself"
+
+
+@pytest.mark.parametrize("options", [{}, {"pa": "clusters", "ta": "batch"}, {"gra": "ntxent", "intra_weight": 1.0}])
+def test_the_default_first_stage_never_sees_a_stage(batch, options):
+    told, untold = (build(**options).loss(b).total.item() for b in (batch, replace(batch, stages=batch.stages * 0 - 1)))
+    assert told == untold
+
+
+@pytest.mark.parametrize("options", [{"pa": "class"}, {"pa": "supcon"}, {"gra": "supcon"}, {"staging_weight": 1.0}])
+def test_forms_with_labels_use_the_labelled_part_only(batch, options):
+    system = build(**options).train()
+    nobody = replace(batch, stages=batch.stages * 0 - 1)
+    assert system.loss(nobody).total.isfinite()
+    some, other = batch.stages.clone(), batch.stages.clone()
+    some[4:], other[4:] = -1, -1
+    other[0] = 3
+    first, second, everyone = (
+        build(**options).train().loss(replace(batch, stages=chosen)).total.item()
+        for chosen in (some, other, batch.stages)
+    )
+    assert first != pytest.approx(second) and first != pytest.approx(everyone)
+
+
+def test_asking_and_saving_work_as_for_the_baseline(batch, tmp_path):
+    system = build(pa="class", staging_weight=0.5, token_temperature=0.2)
+    query = [Query.about("effusion")]
+    assert system.local_features(batch.images).shape == (8, 4, 4, 16)
+    assert system.heatmap(batch.images, query).shape == (8, 1, 4, 4)
+    system.train().loss(batch)
+    system.eval().save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["system"] == "mskpt"
+    again = System.from_pretrained(tmp_path)
+    assert isinstance(again, MSKPT) and again.config == system.config
+    assert torch.equal(again.prototypes.texts, system.prototypes.texts) and again.prototypes.texts.any()
+    assert torch.equal(again.score(batch.images, query), system.score(batch.images, query))
+
+
+def test_it_learns_and_prototypes_keep_length_one():
+    system = build(n_proto=8)
+    history = fit(system, staged(24), TrainingPlan(25, 12, 2e-3, augment=False), report=None)
+    assert np.mean(history.losses[-5:]) < 0.85 * np.mean(history.losses[:5])
+    assert system.log_temperature.item() == pytest.approx(np.log(0.07)), "the temperature is fixed"
+    assert torch.allclose(system.prototypes.vectors.norm(dim=1), torch.ones(8), atol=1e-2)
+
+
+def test_stage_data_is_unequal_split_by_patient_and_capped():
+    data = stage_data(Scale(900, 1, 8, 1))
+    assert data is stage_data(Scale(900, 5, 16, 3)), "the same phantoms are drawn once"
+    found = np.concatenate([stages(part) for part in (data.train, data.val, data.test)])
+    assert np.allclose(np.bincount(found) / len(found), STAGE_SHARES, atol=0.06)
+    patients = [{s.patient_id for s in part.studies} for part in (data.train, data.val, data.test)]
+    assert not patients[0] & patients[2] and not patients[0] & patients[1]
+    others = [data.train.labels[:, c].mean() for c, e in enumerate(data.train.entities) if e != "pneumoconiosis"]
+    assert 0.05 < np.mean(others) < 0.12
+
+
+def test_measures_of_the_first_stage():
+    whole = staged(48)
+    data = PhantomData(whole.subset(range(24)), whole.subset(range(24, 36)), whole.subset(range(36, 48)), "x")
+    measures = proto.stage_one_measures(build(), data)
+    assert measures["purity_chance"] == pytest.approx(0.25) and len(measures["usage"]) == 4
+    assert sum(map(sum, measures["probe"]["confusion"])) == 12 and 0 <= measures["stage_information"] <= 1
+    assert "usage" not in proto.stage_one_measures(build(prototype_weight=0.0), data)
+    for name in proto.VARIANTS:
+        assert EXPERIMENTS[name].data is stage_data
+
+
+def test_a_linear_probe_reads_what_is_there_and_nothing_else():
+    rng = np.random.default_rng(0)
+    labels = {part: np.arange(80) % 4 for part in ("train", "val", "test")}
+    clear = {part: np.eye(4)[truth] + 0.01 * rng.normal(size=(80, 4)) for part, truth in labels.items()}
+    noise = {part: rng.normal(size=(80, 4)) for part in labels}
+    assert proto.linear_probe(clear, labels).accuracy == 1 and proto.linear_probe(clear, labels).macro_auc == 1
+    assert proto.linear_probe(noise, labels).accuracy < 0.5
+
+
+def test_same_stage_retrieval_by_hand():
+    images, reports = np.eye(3), np.eye(3)[[1, 0, 2]]
+    labels = np.array([0, 1, 2])
+    assert proto.same_stage_retrieval(images, reports, labels, 1) == pytest.approx(1 / 3)
+    assert proto.same_stage_retrieval(images, reports, np.array([0, 0, 2]), 1) == 1
