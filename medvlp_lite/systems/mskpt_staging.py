@@ -23,6 +23,7 @@ from medvlp_lite.components.uncertainty_staging import (
 )
 from medvlp_lite.encoders.image import image_encoder
 from medvlp_lite.encoders.text import ReportTokenizer
+from medvlp_lite.reports.sections import describing_text
 from medvlp_lite.studies import Batch, StudyDataset
 from medvlp_lite.systems.base import LossTerms, Query, System
 
@@ -37,7 +38,8 @@ class MSKPTStaging(System):
     ``text_weight`` and ``data_weight`` are the weights of distillation through the shared text and data features (0: without
     it); ``data`` "bank" uses class means (P-19), "hint" each image's own vector. ``gate`` lets only those images teach of which
     the teacher is surer than ``theta`` (P-21; PromptKD's code has no gate). ``weight`` and ``score`` are those of
-    ``weighted_cross_entropy`` (P-16); "none" is plain cross-entropy. ``decide`` takes the answer from the linear "head"
+    ``weighted_cross_entropy`` (P-16); "none" is plain cross-entropy, and so are the first ``patience`` training steps: a "gate"
+    that nothing passes at the start would never open. ``decide`` takes the answer from the linear "head"
     (P-14), the text "bank" (P-20) or their "mean". ``strong`` scales the student's augmentation; the teacher sees images as the
     batch brings them. ``start`` and ``labels`` say in words what it started from and which labels it saw. Call ``prepare`` before
     training with a teacher. Raises ValueError for an option that does not exist. Built in chapter 08_uncertainty_staging.
@@ -62,6 +64,7 @@ class MSKPTStaging(System):
         theta: float = 0.5,
         temperature: float = 1.0,
         scale: float = 1 / 0.07,
+        patience: int = 0,
         strong: float = 1.0,
         decide: str = "head",
         start: str = "random weights",
@@ -84,6 +87,7 @@ class MSKPTStaging(System):
         )
         self.register_buffer("text_bank", torch.zeros(len(stages), width))
         self.register_buffer("data_bank", torch.zeros(len(stages), width))
+        self.register_buffer("steps_seen", torch.zeros((), dtype=torch.long))
         self._teacher: tuple[System, ...] = ()
 
     def prepare(
@@ -100,7 +104,7 @@ class MSKPTStaging(System):
         labelled = [i for i, stage in enumerate(dataset.stages) if stage >= 0]
         stages, classes = torch.from_numpy(dataset.stages[labelled]), len(self.config["stages"])
         images = torch.from_numpy(dataset.images[labelled]).unsqueeze(1)
-        reports = [dataset.studies[i].report for i in labelled]
+        reports = [describing_text(dataset.studies[i].report) for i in labelled]
         with torch.no_grad():
             chunks = range(0, len(labelled), 64)
             seen = [teacher.embed_images(images[i : i + 64].to(teacher.device).float() / 255).cpu() for i in chunks]
@@ -132,9 +136,11 @@ class MSKPTStaging(System):
     def loss(self, batch: Batch) -> LossTerms:
         options = self.config
         images = strong_augment(batch.images, options["strong"]) if self.training else batch.images
+        self.steps_seen += self.training
+        weight = options["weight"] if not self.training or self.steps_seen > options["patience"] else "none"
         features = self.features(images)
         terms = {"labels": weighted_cross_entropy(
-            self.head(features), batch.stages, weight=options["weight"], score=options["score"], threshold=options["theta"]
+            self.head(features), batch.stages, weight=weight, score=options["score"], threshold=options["theta"]
         )}  # fmt: skip
         if options["text_weight"] or options["data_weight"]:
             terms |= self._distil(self.project(features), batch.images)

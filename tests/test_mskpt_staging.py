@@ -1,0 +1,189 @@
+import numpy as np
+import pytest
+import torch
+
+from medvlp_lite import experiments
+from medvlp_lite.components.uncertainty_staging import bank_logits, distillation_loss, weighted_cross_entropy
+from medvlp_lite.evaluation.staging import stage_probabilities
+from medvlp_lite.experiments import staging
+from medvlp_lite.experiments.stages import stage_data, stages
+from medvlp_lite.reports.sections import describing_text
+from medvlp_lite.studies import collate
+from medvlp_lite.systems.base import Query, System
+from medvlp_lite.systems.convirt import ConVIRT
+from medvlp_lite.systems.mskpt_staging import MSKPTStaging
+from medvlp_lite.training import TrainingPlan, fit
+
+TINY = experiments.Scale(studies=160, steps=10, batch_size=16, seeds=1)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return stage_data(TINY)
+
+
+@pytest.fixture(scope="module")
+def teacher(data):
+    """Any stage-1 system serves; this one aligns whole reports only."""
+    torch.manual_seed(0)
+    return ConVIRT(data.tokenizer(), image_size=112)
+
+
+def build(teacher, screening, **options):
+    torch.manual_seed(1)
+    width = teacher.embed_images(torch.zeros(1, 1, 112, 112)).shape[1]
+    return MSKPTStaging(teacher.tokenizer, width=width, **options).prepare(teacher, screening.train)
+
+
+def batch_of(dataset, count=12):
+    return collate([dataset[i] for i in range(count)])
+
+
+def test_it_starts_as_a_copy_of_its_teacher_that_learns_alone(teacher, data):
+    system = build(teacher, data)
+    before = [p.clone() for p in teacher.parameters()]
+    for own, other in zip(system.image_encoder.parameters(), teacher.image_encoder.parameters()):
+        assert torch.equal(own, other) and own is not other
+    fit(system, data.train, TrainingPlan(steps=2, batch_size=8), report=None)
+    assert all(torch.equal(a, b) for a, b in zip(before, teacher.parameters()))
+    assert not [name for name in system.state_dict() if "teacher" in name]
+    assert system.config["start"].startswith("convirt ")
+
+
+def test_loss_terms_are_the_equations(teacher, data):
+    system, batch = build(teacher, data, gate=False).eval(), batch_of(data.train)
+    losses = system.loss(batch)
+    features = system.image_encoder(batch.images).mean((2, 3))
+    expected = weighted_cross_entropy(system.head(features), batch.stages)
+    assert torch.allclose(losses.terms["labels"], expected)
+    for kind, bank in (("text", system.text_bank), ("data", system.data_bank)):
+        student = bank_logits(system.projector(features), bank)
+        assert torch.allclose(
+            losses.terms[kind],
+            distillation_loss(student, bank_logits(teacher.embed_images(batch.images), bank)),
+            atol=1e-6,
+        )
+    assert losses.total.item() == pytest.approx(sum(term.item() for term in losses.terms.values()), rel=1e-6)
+
+
+def test_switches_take_terms_away_or_change_them(teacher, data):
+    batch = batch_of(data.train)
+    assert set(build(teacher, data, text_weight=0).loss(batch).terms) == {"labels", "data"}
+    alone = build(teacher, data, text_weight=0, data_weight=0)
+    assert set(alone.loss(batch).terms) == {"labels"} and alone.projector is None
+    hint = build(teacher, data, data="hint").eval().loss(batch).terms["data"]
+    assert 0 <= hint.item() <= 2
+    shut = build(teacher, data, theta=0.0).eval().loss(batch).terms
+    assert shut["text"].item() == 0 and shut["data"].item() == 0 and shut["labels"].item() > 0
+    with pytest.raises(ValueError, match="data must be 'bank' or 'hint'"):
+        build(teacher, data, data="mean")
+    with pytest.raises(ValueError, match="needs a teacher"):
+        MSKPTStaging(teacher.tokenizer).loss(batch)
+    with pytest.raises(ValueError, match="set width"):
+        MSKPTStaging(teacher.tokenizer, width=7).prepare(teacher, data.train)
+
+
+def test_the_banks_hold_the_mean_directions_of_reports_and_images(teacher, data):
+    system = build(teacher, data)
+    rows = np.flatnonzero(stages(data.train) == 2)
+    with torch.no_grad():
+        said = teacher.embed_texts([describing_text(data.train.reports[i]) for i in rows]).mean(0)
+        seen = teacher.embed_images(torch.from_numpy(data.train.images[rows]).unsqueeze(1).float() / 255).mean(0)
+    assert torch.allclose(system.text_bank[2], said / said.norm(), atol=1e-5)
+    assert torch.allclose(system.data_bank[2], seen / seen.norm(), atol=1e-5)
+    words = ("No dust disease.", "A few small opacities.", "Many small opacities.", "Large opacities.")
+    described = MSKPTStaging(teacher.tokenizer, width=len(said)).prepare(teacher, data.train, words)
+    assert torch.allclose(described.text_bank, teacher.embed_texts(words), atol=1e-6)
+
+
+def test_answers_by_head_bank_and_mean(teacher, data):
+    images = batch_of(data.test).images
+    found = {
+        decide: build(teacher, data, decide=decide).eval().probabilities(images) for decide in ("head", "bank", "mean")
+    }
+    assert torch.allclose(found["mean"], (found["head"] + found["bank"]) / 2)
+    for probabilities in found.values():
+        assert torch.allclose(probabilities.sum(1), torch.ones(12), atol=1e-5)
+
+
+def test_it_answers_the_common_questions(teacher, data, tmp_path):
+    system, images = build(teacher, data).eval(), batch_of(data.test).images
+    queries = [Query.about("pneumoconiosis"), Query.about("stage II")]
+    scores, p = system.score(images, queries), system.probabilities(images)
+    assert torch.allclose(scores[:, 0].sigmoid(), 1 - p[:, 0], atol=1e-5)
+    assert torch.allclose(scores[:, 1].exp(), p[:, 2], atol=1e-5)
+    assert system.heatmap(images, queries).shape == (12, 2, 14, 14)
+    assert torch.allclose(system.embed_images(images).norm(dim=1), torch.ones(12), atol=1e-5)
+    with pytest.raises(ValueError, match="not 'nodule'"):
+        system.score(images, [Query.about("nodule")])
+    with pytest.raises(NotImplementedError):
+        system.embed_texts(["a"])
+    system.save_pretrained(tmp_path)
+    again = System.from_pretrained(tmp_path)
+    assert torch.equal(again.probabilities(images), p) and again.config["start"] == system.config["start"]
+
+
+def test_grad_cam_of_a_pooled_linear_head_is_its_class_activation_map(teacher, data):
+    system, part = build(teacher, data).eval(), data.test.subset(range(8))
+    maps = staging.stage_maps(system, part, np.full(8, 2))
+    images = torch.from_numpy(part.images).unsqueeze(1).float() / 255
+    plain = system.heatmap(images, [Query.about("stage II")])[:, 0].detach().numpy()
+    assert np.allclose(maps, plain / (14 * 14), atol=1e-6)
+
+
+def test_fewer_labels_are_a_part_of_more_and_every_stage_keeps_some(data):
+    truth = stages(data.train)
+    shares = {f: stages(staging.with_labels(data.train, f, seed=3)) for f in (0.05, 0.25, 0.5, 1.0)}
+    for fraction, given in shares.items():
+        assert ((given == truth) | (given == -1)).all() and set(given) >= {0, 1, 2, 3}
+        assert np.mean(given >= 0) == pytest.approx(fraction, abs=0.03)
+    assert (shares[0.5][shares[0.25] >= 0] >= 0).all() and (shares[1.0] == truth).all()
+    with pytest.raises(ValueError, match="need 0 < fraction"):
+        staging.with_labels(data.train, 0)
+
+
+def test_noise_moves_labels_to_a_neighbour(data):
+    truth = stages(data.train)
+    noisy = stages(staging.with_labels(data.train, 1.0, 0.4, seed=0))
+    assert np.mean(noisy != truth) == pytest.approx(0.4, abs=0.12)
+    assert np.abs(noisy - truth).max() == 1 and noisy.min() >= 0 and noisy.max() <= 3
+    assert {(a, b) for a, b in zip(truth, noisy) if a != b} == {(0, 1), (1, 0), (1, 2), (2, 1), (2, 3), (3, 2)}
+
+
+def test_the_staging_table_runs_and_measures_on_the_test_part(data, teacher, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDVLP_CACHE", str(tmp_path))
+    seen = []
+
+    def stage_one(name, *_):
+        seen.append(name)
+        return teacher, None
+
+    monkeypatch.setattr(staging, "train_system", stage_one)
+    labels = []
+    for recipe in (staging.Recipe(fraction=0.25), staging.Recipe(None, options=staging.PLAIN)):
+        system, history = staging.train_staging(recipe, data, TINY, 0, None)
+        assert history.source == "trained" and len(history.losses) == 2
+        assert staging.train_staging(recipe, data, TINY, 0, None)[1].source == "cached"
+        labels.append(system.config["labels"])
+    assert seen == ["mskpt", "mskpt"]
+    assert labels == ["25%, 0% of them wrong", "100%, 0% of them wrong"], "part of what names a system in the cache"
+    found = staging.measure_staging(system, data)
+    assert 0 <= found["scores"]["mean"] <= 1 and sum(map(sum, found["confusion"])) == len(data.test)
+    assert set(found["doubt"]) == {"max", "normalised", "entropy", "margin", "conformal"}
+    kept = found["doubt"]["max"]["accuracy_kept"]
+    assert kept["100%"] == pytest.approx(found["scores"]["accuracy"])
+    assert found["doubt"]["max"]["risk_area"] == pytest.approx(found["doubt"]["normalised"]["risk_area"])
+    assert found["theta"]["coverage"]["val"]["coverage"] == pytest.approx(0.8, abs=0.1)
+    assert found["grad_cam"]["count"] > 0 and 0 < found["grad_cam"]["uniform"] < 0.6
+    assert stage_probabilities(system, data.test).shape == (len(data.test), 4)
+
+
+def test_a_gate_that_nothing_passes_never_opens_unless_it_waits(teacher, data):
+    alone = {"weight": "gate", "text_weight": 0, "data_weight": 0}
+    batch = batch_of(data.train)
+    shut = build(teacher, data, **alone).train()
+    shut.head.weight.data.zero_()  # every answer is uniform: u = 0.75
+    assert shut.loss(batch).total.item() == 0
+    patient = build(teacher, data, patience=1, **alone).train()
+    patient.head.weight.data.zero_()
+    assert [patient.loss(batch).total.item() > 0 for _ in range(2)] == [True, False]
