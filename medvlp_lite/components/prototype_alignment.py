@@ -5,8 +5,6 @@ The paper's formulas are lost; every equation here is a reconstruction. Built in
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -25,13 +23,11 @@ def sinkhorn(scores: torch.Tensor, epsilon: float = 0.05, iterations: int = 3) -
         raise ValueError(f"scores must be (samples, prototypes), got {tuple(scores.shape)}")
     if epsilon <= 0 or iterations < 1:
         raise ValueError(f"need epsilon > 0 and iterations >= 1, got {epsilon} and {iterations}")
-    samples, prototypes = scores.shape
     plan = scores.detach().to(torch.promote_types(scores.dtype, torch.float32)) / epsilon
-    plan = plan - plan.logsumexp(dim=(0, 1))
-    for _ in range(iterations):
-        plan = plan - plan.logsumexp(dim=0, keepdim=True) - math.log(prototypes)
-        plan = plan - plan.logsumexp(dim=1, keepdim=True) - math.log(samples)
-    return (plan + math.log(samples)).exp()
+    for _ in range(iterations):  # sums of 1, not 1 / M and 1 / B: the constants cancel in the next line
+        plan = plan - plan.logsumexp(dim=0, keepdim=True)
+        plan = plan - plan.logsumexp(dim=1, keepdim=True)
+    return plan.exp()
 
 
 def swapped_prediction(
@@ -120,8 +116,7 @@ class ClassPrototypes(nn.Module):
     def _move(self, prototypes: torch.Tensor, vectors: torch.Tensor, labels: torch.Tensor) -> None:
         for label in labels[labels >= 0].unique().tolist():
             mean = F.normalize(vectors[labels == label].to(prototypes.dtype).mean(dim=0), dim=0)
-            kept = self.momentum if prototypes[label].any() else 0.0
-            prototypes[label] = F.normalize(kept * prototypes[label] + (1 - kept) * mean, dim=0)
+            prototypes[label] = F.normalize(self.momentum * prototypes[label] + (1 - self.momentum) * mean, dim=0)
 
 
 def same_class(labels: torch.Tensor) -> torch.Tensor:
