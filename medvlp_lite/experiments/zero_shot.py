@@ -70,7 +70,7 @@ def grounding(system: System, data: PhantomData, names: Sequence[str] = ENTITIES
     """
     scores: dict[str, Any] = {}
     for name in names:
-        found = {part: _positive(getattr(data, part), name, limit) for part in ("train", "val", "test")}
+        found = {part: positive_studies(getattr(data, part), name, limit) for part in ("train", "val", "test")}
         if not all(found.values()):
             continue
         regions = {part: [region for _, region in rows] for part, rows in found.items()}
@@ -93,7 +93,8 @@ def grounding(system: System, data: PhantomData, names: Sequence[str] = ENTITIES
     return scores
 
 
-def _positive(dataset: StudyDataset, name: str, limit: int) -> list[tuple[int, np.ndarray]]:
+def positive_studies(dataset: StudyDataset, name: str, limit: int) -> list[tuple[int, np.ndarray]]:
+    """Place and region (H, W) of the first ``limit`` studies in which this entity is present and its place known."""
     rows = []
     for index, study in enumerate(dataset.studies):
         region = study.region(name, IMAGE_SIZE, IMAGE_SIZE) if study.label(name) == 1 else None

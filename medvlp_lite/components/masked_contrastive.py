@@ -1,0 +1,193 @@
+"""Which masked views deserve the most weight? MaCo's importance score, its weighted contrast, its grounding (M-4 to M-11, M-v1).
+
+Built in chapter 05_masked_contrastive.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from medvlp_lite.components.contrastive import info_nce
+
+WEIGHTINGS = ("joint", "split", "logits", "loss", "none")
+
+
+class ImportanceScore(nn.Linear):
+    """One number per image from which patches were visible: w . p + b, equation M-5, an FC layer that starts at zero.
+
+    ``forward(position map (B, N))`` gives (B,). ``importance`` makes it positive; at the start that is ln 2 for all.
+    Built in chapter 05_masked_contrastive.
+    """
+
+    def __init__(self, patches: int):
+        super().__init__(patches, 1)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, visible_map: torch.Tensor) -> torch.Tensor:
+        return super().forward(visible_map).squeeze(-1)
+
+
+def importance(scores: torch.Tensor) -> torch.Tensor:
+    """Softplus, log(1 + exp(score)) > 0, of any shape: equation M-6. Built in chapter 05_masked_contrastive."""
+    return F.softplus(scores)
+
+
+def weighted_info_nce(
+    similarity: torch.Tensor,
+    weights: torch.Tensor,
+    temperature: torch.Tensor | float,
+    *,
+    weighting: str = "joint",
+    normalise_loss_weights: bool | None = None,
+    detach: bool = True,
+) -> torch.Tensor:
+    """Contrastive loss whose rows count by how informative their visible patches are: equations M-8 and M-8c.
+
+    ``similarity`` (B, B) holds images in rows and texts in columns, ``weights`` (B,) > 0 are the importance of each image;
+    row i of both directions gets weight i. ``weighting``: "joint", weighted logits inside weighted terms (the paper's
+    reading); "split", the official code: the mean of four losses, two with weighted logits and two with weighted terms;
+    "logits" and "loss", one half each of that; "none", plain InfoNCE. The terms' weights carry no gradient
+    unless ``detach`` is False (the mistake the chapter shows). ``normalise_loss_weights`` divides by their sum instead of
+    B; None takes the code's way for "split" and "loss" and the paper's for "joint". Raises ValueError for an unknown
+    weighting or shapes that do not fit. Built in chapter 05_masked_contrastive.
+    """
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
+    if similarity.ndim != 2 or similarity.shape != (len(similarity),) * 2 or weights.shape != similarity.shape[:1]:
+        raise ValueError(
+            f"need similarity (B, B) and weights (B,), got {tuple(similarity.shape)}, {tuple(weights.shape)}"
+        )
+    if weighting == "none":
+        return info_nce(similarity, temperature)
+    logits = torch.stack([similarity, similarity.t()]) / temperature  # (2, B, B): by image, by text
+    scaled = weights.view(1, -1, 1) * logits
+    terms = weights.detach() if detach else weights
+    joint = weighting == "joint"
+    if normalise_loss_weights is None:
+        normalise_loss_weights = not joint
+    shares = terms / (terms.sum() if normalise_loss_weights else len(terms))
+    by_logits = row_losses(scaled)
+    by_terms = (shares * (by_logits if joint else row_losses(logits))).sum(dim=1).mean()
+    if weighting == "split":
+        return (by_logits.mean() + by_terms) / 2
+    return by_logits.mean() if weighting == "logits" else by_terms
+
+
+def row_losses(logits: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of every row whose true column is its own number: (..., B, B) to (..., B).
+
+    Built in chapter 05_masked_contrastive.
+    """
+    return logits.logsumexp(dim=-1) - logits.diagonal(dim1=-2, dim2=-1)
+
+
+def v1_weights(
+    scores: torch.Tensor, group: int = 16, tau1: float = 1.0, tau2: float = 16.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Temperature weights in (1, e] and detached loss weights of the arXiv version, both (B,): equation M-v1.
+
+    Scores (B,) compete by softmax within consecutive groups of ``group``; the last one may be smaller, and the loss
+    weights of a group sum to 1. A larger score gives a *larger* temperature. Raises ValueError for a group below 1.
+    Built in chapter 05_masked_contrastive.
+    """
+    if group < 1:
+        raise ValueError(f"group must be at least 1, got {group}")
+    parts = scores.split(group)
+    heat = torch.cat([(part / tau1).softmax(dim=0).exp() for part in parts])
+    return heat, torch.cat([(part / tau2).softmax(dim=0) for part in parts]).detach()
+
+
+def v1_alignment(
+    similarity: torch.Tensor,
+    scores: torch.Tensor,
+    temperature: torch.Tensor | float,
+    *,
+    group: int = 16,
+    tau1: float = 1.0,
+    tau2: float = 16.0,
+    symmetric: bool = False,
+    reduction: str = "group",
+) -> torch.Tensor:
+    """The alignment loss of the arXiv version, image to text: equation M-v1.
+
+    ``similarity`` (B, B), ``scores`` (B,) raw. The paper does not say how the B weighted terms become one number:
+    ``reduction`` "group" sums within a group, where weights sum to 1, and averages over groups, so that equal scores give
+    a plain mean; "mean" and "sum" do what they say. ``symmetric`` adds text to image. Raises ValueError for another
+    reduction. Built in chapter 05_masked_contrastive.
+    """
+    heat, shares = v1_weights(scores, group, tau1, tau2)
+    directions = [similarity, similarity.t()] if symmetric else [similarity]
+    terms = torch.stack([shares * row_losses(s / (heat.unsqueeze(1) * temperature)) for s in directions]).mean(dim=0)
+    if reduction not in ("group", "mean", "sum"):
+        raise ValueError(f"reduction must be 'group', 'mean' or 'sum', got {reduction!r}")
+    return {"group": terms.sum() / math.ceil(len(terms) / group), "mean": terms.mean(), "sum": terms.sum()}[reduction]
+
+
+def zero_shot_probability(
+    images: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor, normalise: bool = False
+) -> torch.Tensor:
+    """Softmax over an affirming and a denying text for each image and class, (B, Q) in (0, 1): equation M-11.
+
+    ``images`` (B, d), ``positive`` and ``negative`` (Q, d), the means of each class's prompts; inner products without
+    temperature, of unit vectors if ``normalise``. Built in chapter 05_masked_contrastive.
+    """
+    if normalise:
+        images, positive, negative = (F.normalize(x, dim=-1) for x in (images, positive, negative))
+    return (images @ (positive - negative).t()).sigmoid()
+
+
+def patch_weights(weight: torch.Tensor, tau: float | None) -> torch.Tensor:
+    """Softmax of the FC layer's weights (N,) over patches at temperature ``tau``: the weight map of M-10, sums to 1.
+
+    None stands for an infinite temperature: every patch 1 / N. Raises ValueError unless ``tau`` is positive.
+    Built in chapter 05_masked_contrastive.
+    """
+    if tau is None:
+        return torch.full_like(weight, 1 / weight.numel())
+    if tau <= 0:
+        raise ValueError(f"tau must be positive, got {tau}")
+    return (weight / tau).softmax(dim=0)
+
+
+def phrase_maps(tokens: torch.Tensor, texts: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Inner product of every weighted token (B, h, w, d) with every text (Q, d): maps (B, Q, h, w), equation M-10.
+
+    ``weights`` (h * w,) multiply the tokens. Built in chapter 05_masked_contrastive.
+    """
+    weighted = tokens * weights.view(*tokens.shape[1:3], 1)
+    return torch.einsum("bhwd,qd->bqhw", weighted, texts)
+
+
+def smooth_maps(maps: torch.Tensor, sigma: float = 1.5) -> torch.Tensor:
+    """Gaussian smoothing of maps (B, Q, h, w) on their own grid, as the official code does before it upsamples.
+
+    ``sigma`` counts cells, 0 leaves the maps; the kernel ends at 4 sigma and borders are mirrored, edge cell included
+    (scipy's "reflect"). Built in chapter 05_masked_contrastive.
+    """
+    if not sigma:
+        return maps
+    reach = int(4 * sigma + 0.5)
+    offsets = torch.arange(-reach, reach + 1, device=maps.device, dtype=maps.dtype)
+    kernel = (-0.5 * (offsets / sigma) ** 2).exp()
+    kernel = kernel / kernel.sum()
+    for axis in (2, 3):
+        side = maps.shape[axis]
+        place = torch.arange(-reach, side + reach, device=maps.device) % (2 * side)
+        mirrored = maps.index_select(axis, torch.minimum(place, 2 * side - 1 - place))
+        maps = mirrored.unfold(axis, 2 * reach + 1, 1) @ kernel
+    return maps
+
+
+def upsample_maps(maps: torch.Tensor, size: int, mode: str = "bilinear") -> torch.Tensor:
+    """Maps (B, Q, h, w) at image resolution (B, Q, size, size): "bilinear" (M-10, corners not aligned) or "nearest".
+
+    Raises ValueError for another mode. Built in chapter 05_masked_contrastive.
+    """
+    if mode not in ("bilinear", "nearest"):
+        raise ValueError(f"mode must be 'bilinear' or 'nearest', got {mode!r}")
+    return F.interpolate(maps, size=(size, size), mode=mode, **({"align_corners": False} if mode == "bilinear" else {}))

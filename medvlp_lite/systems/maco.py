@@ -1,0 +1,255 @@
+"""MaCo: contrast masked views with reports, weighted by which patches were visible, and draw what was hidden (M-1 to M-11)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from medvlp_lite.components.contrastive import cosine_matrix, gather_pairs
+from medvlp_lite.components.masked_contrastive import (
+    WEIGHTINGS,
+    ImportanceScore,
+    importance,
+    patch_weights,
+    phrase_maps,
+    smooth_maps,
+    v1_alignment,
+    weighted_info_nce,
+    zero_shot_probability,
+)
+from medvlp_lite.components.reconstruction import (
+    MaskedDecoder,
+    patchify,
+    position_map,
+    random_masking,
+    reconstruction_loss,
+    shrink,
+    unpatchify,
+)
+from medvlp_lite.encoders.image import ViTEncoder, standardise
+from medvlp_lite.encoders.text import ReportTokenizer, TextEncoder, masked_mean
+from medvlp_lite.reports.sections import describing_text
+from medvlp_lite.studies import Batch
+from medvlp_lite.systems.base import LossTerms, Query, System
+
+TRACE_ROWS = 32
+CHOICES = {
+    "version": ("journal", "v1"),
+    "weighting": WEIGHTINGS,
+    "lambda_mode": ("paper", "sum"),
+    "text_pool": ("pooler", "cls", "mean"),
+    "sentences": ("random", "all"),
+}
+
+
+class MaCo(System):
+    """A ViT that sees part of each image, a decoder that draws the rest, a BERT, and a score for what was seen.
+
+    ``version`` "journal" (M-8, by ``weighting``) or "v1" (M-v1, in groups of ``group``; "none" switches its weights off).
+    ``hr`` draws the full image from one shrunk by ``downsample`` (M-3), else the decoder draws what the encoder saw.
+    ``lambda_mode`` "paper" weights reconstruction by ``lam`` and contrast by 1 - lam (M-9), "sum" adds them as the released
+    code does. ``contrastive`` False trains the reconstruction alone. ``block`` hides squares of patches. ``text_pool``
+    "pooler" (code), "cls" (paper) or "mean"; ``text_projection`` False is the code's. ``sentences`` "random" keeps and
+    shuffles some of a report's sentences. ``tau_w`` and ``smooth_sigma`` draw heat maps (M-10), None weights no patch.
+    ``score_rate`` multiplies the FC layer's learning rate. ``trace_every`` > 0 keeps its weights every so many training
+    steps in ``weight_trace`` (32, N), NaN where none is kept yet. ``warm_start`` says which weights it began from.
+    Raises ValueError for an unknown choice. Built in chapter 05_masked_contrastive.
+    """
+
+    name = "maco"
+
+    def __init__(
+        self,
+        tokenizer: ReportTokenizer,
+        *,
+        vit: str | Sequence[int] = "lite_p4",
+        text_variant: str | Sequence[int] = "lite",
+        decoder: Sequence[int] = (64, 1, 2),
+        dim: int = 128,
+        image_size: int = 112,
+        max_length: int = 128,
+        channels: int = 1,
+        version: str = "journal",
+        weighting: str = "joint",
+        group: int = 16,
+        contrastive: bool = True,
+        hr: bool = True,
+        downsample: int = 2,
+        mask_ratio: float = 0.5,
+        block: int = 1,
+        normalise_patches: bool = False,
+        lambda_mode: str = "paper",
+        lam: float = 0.9,
+        temperature: float = 0.03,
+        text_pool: str = "pooler",
+        text_projection: bool = True,
+        sentences: str = "random",
+        tau_w: float | None = 0.02,
+        smooth_sigma: float = 1.5,
+        normalise_features: bool = False,
+        score_rate: float = 1.0,
+        trace_every: int = 0,
+        warm_start: str = "",
+    ):
+        super().__init__()
+        self.config = {key: value for key, value in locals().items() if key not in ("self", "tokenizer", "__class__")}
+        for name, choices in CHOICES.items():
+            if self.config[name] not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {self.config[name]!r}")
+        self.tokenizer = tokenizer
+        self.image_encoder = ViTEncoder(vit, image_size // downsample)
+        width, self.patches = self.image_encoder.width, self.image_encoder.grid**2
+        self.target_patch = self.image_encoder.stride * (downsample if hr else 1)
+        decoder_width, depth, heads = decoder
+        self.decoder = MaskedDecoder(
+            width,
+            self.target_patch**2 * channels,
+            self.image_encoder.grid,
+            width=decoder_width,
+            depth=depth,
+            heads=heads,
+        )
+        self.image_projection = nn.Linear(width, dim)
+        self.text_encoder = TextEncoder(tokenizer, text_variant, max_length)
+        self.text_pooler = nn.Linear(self.text_encoder.width, self.text_encoder.width)
+        self.text_projection = nn.Linear(self.text_encoder.width, dim) if text_projection else nn.Identity()
+        self.importance_score = ImportanceScore(self.patches)
+        self.logit_multiplier = nn.Parameter(torch.tensor(1 / temperature))
+        self.register_buffer("weight_trace", torch.full((TRACE_ROWS if trace_every else 0, self.patches), torch.nan))
+        self.register_buffer("steps_seen", torch.zeros((), dtype=torch.long))
+        unused = [self.text_pooler] if text_pool != "pooler" else []
+        if weighting == "none" or not contrastive:
+            unused.append(self.importance_score)
+        if not contrastive:
+            unused += [self.image_projection, self.text_encoder, self.text_pooler, self.text_projection]
+            self.logit_multiplier.requires_grad_(False)
+        elif lambda_mode == "paper" and lam == 0:
+            unused.append(self.decoder)
+        for part in unused:
+            part.requires_grad_(False)
+
+    def learning_rates(self) -> dict[str, float]:
+        return {"importance_score.": self.config["score_rate"]}
+
+    def loss(self, batch: Batch) -> LossTerms:
+        self._trace()
+        config, images = self.config, batch.images
+        small = shrink(images, config["downsample"])
+        visible = random_masking(
+            len(images), self.image_encoder.grid, config["mask_ratio"], block=config["block"], device=images.device
+        )
+        seen = position_map(visible, self.patches)
+        tokens = self.image_encoder(small, visible, class_token=True)
+        terms, weights = {}, {}
+        if not config["contrastive"] or config["lam"] or config["lambda_mode"] == "sum":
+            target = standardise(images if config["hr"] else small).expand(-1, config["channels"], -1, -1)
+            terms["reconstruction"] = reconstruction_loss(
+                self.decoder(tokens, visible), patchify(target, self.target_patch), seen,
+                normalise_patches=config["normalise_patches"],
+            )  # fmt: skip
+        if config["contrastive"]:
+            texts = [describing_text(report) for report in batch.reports]
+            if config["sentences"] == "random":
+                texts = [shuffled_sentences(text) for text in texts]
+            terms["contrastive"] = self.contrast(
+                self.image_projection(tokens[:, 1:]).mean(dim=1), self.text_features(texts), self.importance_score(seen)
+            )
+            if config["lambda_mode"] == "paper":
+                weights = {"reconstruction": config["lam"], "contrastive": 1 - config["lam"]}
+        return LossTerms(terms, weights)
+
+    def contrast(self, images: torch.Tensor, texts: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """The contrastive term from image vectors (B, d), text vectors (B, d) and raw scores (B,), over all processes."""
+        images, texts, scores = (gather_pairs(x.float()) for x in (images, texts, scores))
+        logits, weighting = self.logit_multiplier * cosine_matrix(images, texts), self.config["weighting"]
+        if self.config["version"] == "v1" and weighting != "none":
+            return v1_alignment(logits, scores, 1.0, group=self.config["group"])
+        return weighted_info_nce(logits, importance(scores), 1.0, weighting=weighting)
+
+    def _trace(self) -> None:
+        every = self.config["trace_every"]
+        if self.training and every:
+            row, rest = divmod(int(self.steps_seen), every)
+            if rest == 0 and row < TRACE_ROWS:
+                self.weight_trace[row] = self.importance_score.weight.detach()[0]
+            self.steps_seen += 1
+
+    def local_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Tokens of all patches before projection (B, h, w, C), nothing masked."""
+        return self.image_encoder(shrink(images, self.config["downsample"])).permute(0, 2, 3, 1)
+
+    def text_features(self, texts: Sequence[str]) -> torch.Tensor:
+        """Text vectors (len(texts), d), not normalised: M-7."""
+        tokens, mask = self.text_encoder(texts)
+        pool = self.config["text_pool"]
+        pooled = masked_mean(tokens, mask) if pool == "mean" else tokens[:, 0]
+        return self.text_projection(self.text_pooler(pooled).tanh() if pool == "pooler" else pooled)
+
+    def embed_images(self, images: torch.Tensor) -> torch.Tensor:
+        return F.normalize(self.image_projection(self.local_features(images).mean(dim=(1, 2))), dim=-1)
+
+    def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        return F.normalize(self.text_features(texts), dim=-1)
+
+    def prompts(self, queries: Sequence[Query]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean text vectors of what affirms and of what denies each query, (Q, d) each; zero where nothing denies."""
+        sides = []
+        for texts in ([query.positive for query in queries], [query.negative for query in queries]):
+            known = {text: place for place, text in enumerate(dict.fromkeys(sum(texts, ())))}
+            vectors = self.text_features(list(known)) if known else self.logit_multiplier.new_zeros(0)
+            zero = self.image_projection.weight.new_zeros(self.image_projection.out_features)
+            sides.append(torch.stack([vectors[[known[t] for t in own]].mean(dim=0) if own else zero for own in texts]))
+        return sides[0], sides[1]
+
+    def score(self, images: torch.Tensor, queries: Sequence[Query]) -> torch.Tensor:
+        """The probability of M-11, (B, Q)."""
+        vectors = self.image_projection(self.local_features(images).mean(dim=(1, 2)))
+        return zero_shot_probability(vectors, *self.prompts(queries), self.config["normalise_features"])
+
+    def heatmap(self, images: torch.Tensor, queries: Sequence[Query]) -> torch.Tensor:
+        """Maps (B, Q, h, w) of M-10 for the difference of what affirms and what denies, smoothed, not yet upsampled."""
+        positive, negative = self.prompts(queries)
+        return self.ground(images, positive - negative)
+
+    def ground(
+        self,
+        images: torch.Tensor,
+        texts: torch.Tensor,
+        *,
+        tau_w: float | str | None = "own",
+        sigma: float | None = None,
+    ) -> torch.Tensor:
+        """Maps (B, Q, h, w) of text vectors (Q, d); ``tau_w`` and ``sigma`` replace the system's own: equation M-10."""
+        tau = self.config["tau_w"] if tau_w == "own" else tau_w
+        weights = patch_weights(self.importance_score.weight[0], tau)
+        tokens = self.image_projection(self.local_features(images))
+        return smooth_maps(phrase_maps(tokens, texts, weights), self.config["smooth_sigma"] if sigma is None else sigma)
+
+    def view(self, images: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        """Image vectors (B, d) from the visible patches (B, Ns) alone, not normalised."""
+        tokens = self.image_encoder(shrink(images, self.config["downsample"]), visible)
+        return self.image_projection(tokens).mean(dim=1)
+
+    def drawing(self, images: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        """What the decoder draws from the visible patches (B, Ns) alone, in standardised grey (B, channels, H, W).
+
+        H is the full image's side with ``hr``, else that of the image the encoder sees.
+        """
+        tokens = self.image_encoder(shrink(images, self.config["downsample"]), visible, class_token=True)
+        return unpatchify(self.decoder(tokens, visible), self.target_patch, self.config["channels"])
+
+
+def shuffled_sentences(report: str) -> str:
+    """Some of the report's sentences in random order: split at full stops, shuffled, the first k of n kept, k uniform in 1..n.
+
+    Built in chapter 05_masked_contrastive.
+    """
+    sentences = [part.strip() for part in report.split(".")]
+    sentences = [part for part in sentences if part and part.lower() != "none"]
+    if not sentences:
+        return ""
+    kept = torch.randperm(len(sentences))[: int(torch.randint(1, len(sentences) + 1, ()))]
+    return ". ".join(sentences[i] for i in kept.tolist()) + "."
