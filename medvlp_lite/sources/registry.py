@@ -168,6 +168,20 @@ SETS: dict[str, DataSet] = {
                 ),
             ),
         ),
+        DataSet(
+            name="pneumocxr",
+            title="PneumoCXR layout",
+            folders=("pneumocxr",),
+            markers=("pneumocxr.csv",),
+            counted=("pneumocxr.csv",),
+            licence="your own data",
+            citation="ren2025mskpt",
+            size="yours",
+            home="https://doi.org/10.1177/08953996241296400",
+            instruction="the paper's set is private; put your own table pneumocxr.csv (columns image, patient, stage, report) and the "
+            "images that it names into one folder named pneumocxr",
+            by_hand=True,
+        ),
     )
 }
 
