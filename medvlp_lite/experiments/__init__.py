@@ -27,16 +27,19 @@ from medvlp_lite.experiments.prototypes import (
     stage_one_measures,
 )
 from medvlp_lite.experiments.stages import stage_data
+from medvlp_lite.experiments.staging import RECIPES, Recipe, measure_staging, train_staging, with_labels
 from medvlp_lite.experiments.zero_shot import grounding, heatmaps, unseen_disease, zero_shot
 from medvlp_lite.studies import StudyDataset
 
 __all__ = [
     "EXPERIMENTS",
     "IMAGE_SIZE",
+    "RECIPES",
     "SCALES",
     "WEIGHTS",
     "Experiment",
     "PhantomData",
+    "Recipe",
     "Scale",
     "StudyDataset",
     "builder",
@@ -46,6 +49,7 @@ __all__ = [
     "heatmaps",
     "linear_probe",
     "masked",
+    "measure_staging",
     "phantom_data",
     "plan_for",
     "pooled_features",
@@ -56,7 +60,9 @@ __all__ = [
     "scale_of",
     "stage_data",
     "stage_one_measures",
+    "train_staging",
     "train_system",
     "unseen_disease",
+    "with_labels",
     "zero_shot",
 ]
