@@ -20,7 +20,7 @@ from medvlp_lite.systems.base import System
 from medvlp_lite.systems.mskpt import MSKPT
 from medvlp_lite.training import TrainingPlan
 
-MOST_STEPS = 400
+MOST_STEPS = 250
 VARIANTS: dict[str, dict[str, Any]] = {
     "mskpt": {},
     "mskpt_no_token": {"token_weight": 0.0},
@@ -141,7 +141,7 @@ def _build(**options: Any):
 
 
 def stage_one_plan(scale: Scale, seed: int) -> TrainingPlan:
-    """At most 400 steps: the screening has few phantoms, and stage 2 goes on from here."""
+    """At most 250 steps: the screening has few phantoms, and stage 2 goes on from here."""
     steps = min(scale.steps, MOST_STEPS)
     return TrainingPlan(steps, scale.batch_size, 1e-3, precision=scale.precision, seed=seed)
 
