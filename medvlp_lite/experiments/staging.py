@@ -24,6 +24,7 @@ from medvlp_lite.systems.mskpt_staging import DISEASE, MSKPTStaging
 from medvlp_lite.training import History, TrainingPlan, train_or_load
 
 TARGET = 0.8  # share of kept answers that shall be right
+MOST_STEPS = 150
 ALONE = {"text_weight": 0.0, "data_weight": 0.0}
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 
@@ -67,8 +68,8 @@ def with_labels(dataset: StudyDataset, fraction: float = 1.0, noise: float = 0.0
 
 
 def staging_plan(scale: Scale, seed: int, longer: int = 1) -> TrainingPlan:
-    """A sixth of the scale's steps, for every row alike: the encoder has learned already. ``longer`` multiplies them."""
-    steps = longer * max(2, scale.steps // 6)
+    """Half of the scale's steps and at most 150, for every row alike: the encoder has learned already. ``longer`` multiplies."""
+    steps = longer * max(1, min(scale.steps // 2, MOST_STEPS))
     return TrainingPlan(steps, scale.batch_size, 1e-3, precision=scale.precision, seed=seed)
 
 
