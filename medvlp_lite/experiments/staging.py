@@ -74,10 +74,17 @@ def staging_plan(scale: Scale, seed: int, longer: int = 1) -> TrainingPlan:
 
 
 def train_staging(
-    recipe: Recipe, data: PhantomData, scale: Scale, seed: int = 0, report: Report | None = print
+    recipe: Recipe,
+    data: PhantomData,
+    scale: Scale,
+    seed: int = 0,
+    report: Report | None = print,
+    *,
+    teacher: System | None = None,
 ) -> tuple[MSKPTStaging, History]:
-    """Train a row of the staging table, stage 1 first where the recipe needs it, or load both from the cache.
+    """Train a row of the staging table, or load it from the cache.
 
+    Stage 1 comes first where the recipe needs it and no ``teacher`` is given.
     Labelled studies are repeated until they are about half of what training draws from; without a teacher the others are left out.
     Built in chapter 08_uncertainty_staging.
     """
@@ -88,10 +95,11 @@ def train_staging(
     if recipe.taught and len(others):
         drawn = np.concatenate([np.tile(labelled, max(1, round(len(others) / len(labelled)))), others])
     options = {"labels": f"{recipe.fraction:.0%}, {recipe.noise:.0%} of them wrong", **recipe.options}
-    teacher = train_system(recipe.pretrained, data, scale, seed, report)[0] if recipe.pretrained else None
+    if recipe.pretrained and teacher is None:
+        teacher, _ = train_system(recipe.pretrained, data, scale, seed, report)
 
     def build() -> MSKPTStaging:
-        if teacher is None:
+        if not recipe.pretrained:
             return MSKPTStaging(data.tokenizer(), image_size=IMAGE_SIZE, **{**options, **ALONE})
         size = {
             "width": teacher.embed_images(torch.zeros(1, 1, IMAGE_SIZE, IMAGE_SIZE, device=teacher.device)).shape[1]
