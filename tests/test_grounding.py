@@ -76,6 +76,35 @@ def test_miou_by_hand():
     assert miou(half, REGION) == pytest.approx(2 * 16 / 17 / 5)
 
 
+def test_nan_pixels_are_left_out_of_every_measure():
+    heat = np.random.default_rng(0).random((8, 8)) + REGION
+    margin = heat.copy()
+    margin[:2] = np.nan
+    assert contrast_to_noise(margin, REGION) == pytest.approx(contrast_to_noise(heat[2:], REGION[2:]))
+    assert miou(margin, REGION) == pytest.approx(miou(heat[2:], REGION[2:]))
+    assert pointing_game(margin, REGION) == pointing_game(heat[2:], REGION[2:])
+    assert np.isnan(scaled(margin)[:2]).all() and np.nanmax(scaled(margin)) == 1
+    assert np.isnan(miou(heat * np.nan, REGION)) and np.isnan(contrast_to_noise(heat * np.nan, REGION))
+
+
+def test_empty_cases_of_miou_and_cnr():
+    nowhere, everywhere = np.zeros((8, 8), dtype=bool), np.ones((8, 8), dtype=bool)
+    heat = np.random.default_rng(0).random((8, 8))
+    for region in (nowhere, everywhere):
+        assert np.isnan(contrast_to_noise(heat, region))
+    assert np.isnan(miou(heat, nowhere)) and miou(heat, nowhere, empty=0.0) == 0
+    assert np.isnan(miou(np.ones((8, 8)), REGION)), "a constant map predicts nothing"
+    assert miou(np.ones((8, 8)), REGION, empty=0.0) == 0
+    with pytest.raises(ValueError, match="region is empty"):
+        pointing_game(heat, nowhere)
+
+
+def test_cnr_of_four_pixels_by_hand():
+    heat, region = np.array([[1.0, 3.0], [0.0, 2.0]]), np.array([[True, True], [False, False]])
+    assert contrast_to_noise(heat, region) == pytest.approx((2 - 1) / np.sqrt(1 + 1))
+    assert contrast_to_noise(heat, ~region) == pytest.approx(-1 / np.sqrt(2))
+
+
 def test_threshold_is_the_best_of_all_candidates():
     generator = np.random.default_rng(1)
     heats = [generator.random((4, 4)) for _ in range(5)]

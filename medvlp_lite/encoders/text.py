@@ -78,8 +78,8 @@ class ReportTokenizer:
 class TextEncoder(nn.Module):
     """BERT over report text: B strings to tokens (B, L, C) and the mask (B, L) that tells words from padding.
 
-    ``variant`` "lite" (width 128, 1 layer), "base" (width 768, 12 layers) or the three numbers (width, layers, heads), from
-    random weights. ``max_length`` counts tokens; longer reports are cut. For published weights use ``TextEncoder.from_hub``.
+    ``variant`` "lite" (width 128, 1 layer), "base" (width 768, 12 layers) or the numbers (width, layers, heads[, feed-
+    forward width]), from random weights. ``max_length`` counts tokens; longer reports are cut. For published weights use ``TextEncoder.from_hub``.
     Raises ValueError for an unknown variant. Built in chapter 03_contrastive_baseline.
     """
 
@@ -89,14 +89,14 @@ class TextEncoder(nn.Module):
 
         if isinstance(variant, str) and variant not in BERT_SIZES:
             raise ValueError(f"no BERT {variant!r}; use one of {sorted(BERT_SIZES)}")
-        self.width, depth, heads = BERT_SIZES[variant] if isinstance(variant, str) else variant
+        self.width, depth, heads, *feedforward = BERT_SIZES[variant] if isinstance(variant, str) else variant
         self.tokenizer, self.max_length = tokenizer, max_length
         config = BertConfig(
             vocab_size=len(tokenizer),
             hidden_size=self.width,
             num_hidden_layers=depth,
             num_attention_heads=heads,
-            intermediate_size=4 * self.width,
+            intermediate_size=feedforward[0] if feedforward else 4 * self.width,
             max_position_embeddings=max_length,
             pad_token_id=tokenizer.pad_id,
             attention_probs_dropout_prob=0.0,

@@ -26,22 +26,22 @@ def upsample(heat: np.ndarray, height: int, width: int) -> np.ndarray:
 def pointing_game(heat: np.ndarray, region: np.ndarray, tolerance: int = 0) -> bool:
     """Does a place where the map is largest lie in the region? A constant map is largest everywhere and always hits.
 
-    ``tolerance`` counts grid cells by which the region is widened first: a line thinner than a cell is else missed by
-    maps that are right. Raises ValueError for an empty region or a map with NaN. Built in chapter 04_entity_fusion.
+    Cells that are NaN (outside a crop) are passed over. ``tolerance`` counts grid cells by which the region is widened first: a line thinner than a cell is else missed by
+    maps that are right. Raises ValueError for an empty region or a map of nothing but NaN. Built in chapter 04_entity_fusion.
     """
     _check(heat, region)
     if tolerance:
         cell = max(region.shape[0] // heat.shape[0], region.shape[1] // heat.shape[1], 1)
         region = ndimage.binary_dilation(region, np.ones((3, 3)), iterations=tolerance * cell)
-    peak = upsample(heat == heat.max(), *region.shape)
+    peak = upsample(heat == np.nanmax(heat), *region.shape)
     return bool((peak & region).any())
 
 
 def _check(heat: np.ndarray, region: np.ndarray) -> None:
     if not region.any():
         raise ValueError("the region is empty; grounding is scored on positive studies only")
-    if np.isnan(heat).any():
-        raise ValueError("the map holds NaN")
+    if np.isnan(heat).all():
+        raise ValueError("the map holds nothing but NaN")
 
 
 def iou(predicted: np.ndarray, region: np.ndarray) -> float:
@@ -59,13 +59,15 @@ def dice(predicted: np.ndarray, region: np.ndarray) -> float:
 def contrast_to_noise(heat: np.ndarray, region: np.ndarray, absolute: bool = False) -> float:
     """Mean inside minus mean outside over the root of both variances added: CNR (C-4).
 
-    Signed as in the official MaCo code; ``absolute`` gives the form that its comment states. 0 when the denominator is 0,
-    NaN when the region fills the map or is empty. Built in chapter 05_masked_contrastive.
+    Signed as in the official MaCo code, with population variances; ``absolute`` gives the form that its comment states.
+    Pixels that are NaN are left out. 0 when the denominator is 0, NaN when no pixel is left inside or outside.
+    Built in chapter 05_masked_contrastive.
     """
     full = upsample(heat, *region.shape)
-    if region.all() or not region.any():
+    known = ~np.isnan(full)
+    inside, outside = full[region & known], full[~region & known]
+    if not inside.size or not outside.size:
         return float("nan")
-    inside, outside = full[region], full[~region]
     noise = np.sqrt(inside.var() + outside.var())
     if noise == 0:
         return 0.0
@@ -74,15 +76,33 @@ def contrast_to_noise(heat: np.ndarray, region: np.ndarray, absolute: bool = Fal
 
 
 def scaled(heat: np.ndarray, low: float = 0.0, high: float = 1.0) -> np.ndarray:
-    """The map stretched to [low, high]; a constant map becomes ``low`` everywhere."""
-    span = heat.max() - heat.min()
-    return low + (high - low) * (heat - heat.min()) / span if span else np.full_like(heat, low, dtype=float)
+    """The map stretched to [low, high], NaN staying NaN; a constant map becomes ``low`` everywhere."""
+    bottom, top = np.nanmin(heat), np.nanmax(heat)
+    if top == bottom:
+        return np.where(np.isnan(heat), np.nan, low)
+    return low + (high - low) * (heat - bottom) / (top - bottom)
 
 
-def miou(heat: np.ndarray, region: np.ndarray, thresholds: Sequence[float] = MACO_THRESHOLDS) -> float:
-    """Mean IoU over thresholds of the map stretched to [-1, 1], strictly greater, as MaCo scores it (C-4)."""
-    full = scaled(upsample(heat, *region.shape), -1, 1)
-    return float(np.mean([iou(full > threshold, region) for threshold in thresholds]))
+def miou(
+    heat: np.ndarray,
+    region: np.ndarray,
+    thresholds: Sequence[float] = MACO_THRESHOLDS,
+    empty: float = float("nan"),
+) -> float:
+    """Mean IoU over thresholds of the map stretched to [-1, 1], strictly greater, as MaCo scores it (C-4).
+
+    Pixels that are NaN are left out. An IoU with nothing predicted or nothing true counts as ``empty``: NaN as in the
+    official code, where it makes the mean NaN; 0 is the other reading. Built in chapter 05_masked_contrastive.
+    """
+    full = upsample(heat, *region.shape)
+    known = ~np.isnan(full)
+    if not known.any():
+        return empty
+    stretched, truth = scaled(full[known], -1, 1), region[known]
+    return float(np.mean([
+        iou(stretched > threshold, truth) if truth.any() and (stretched > threshold).any() else empty
+        for threshold in thresholds
+    ]))  # fmt: skip
 
 
 def best_threshold(heats: Sequence[np.ndarray], regions: Sequence[np.ndarray], steps: int = 100) -> float:

@@ -34,6 +34,9 @@ from medvlp_lite.encoders.text import ReportTokenizer, TextEncoder, masked_mean
 from medvlp_lite.reports.sections import describing_text
 from medvlp_lite.studies import Batch
 from medvlp_lite.systems.base import LossTerms, Query, System
+from medvlp_lite.systems.maco_official import from_official
+
+__all__ = ["MaCo", "from_official", "shuffled_sentences"]
 
 TRACE_ROWS = 32
 CHOICES = {

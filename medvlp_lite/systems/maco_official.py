@@ -1,0 +1,145 @@
+"""Reading the released MaCo checkpoint: names, sizes, and what is left out."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from medvlp_lite.encoders.text import ReportTokenizer
+
+if TYPE_CHECKING:
+    from medvlp_lite.systems.maco import MaCo
+
+OFFICIAL_NAMES = {
+    "cls_token": "image_encoder.class_token",
+    "pos_embed": "image_encoder.positions",
+    "patch_embed.proj.": "image_encoder.patches.",
+    "blocks.": "image_encoder.blocks.",
+    "norm.": "image_encoder.norm.",
+    "mask_token": "decoder.mask_token",
+    "decoder_pos_embed": "decoder.positions",
+    "decoder_embed.": "decoder.embed.",
+    "decoder_blocks.": "decoder.blocks.",
+    "decoder_norm.": "decoder.norm.",
+    "decoder_pred.": "decoder.predict.",
+    "img_mlp.": "image_projection.",
+    "pos_weight_img.": "importance_score.",
+    "Tpar": "logit_multiplier",
+    "bert_encoder.model.bert.pooler.dense.": "text_pooler.",
+    "bert_encoder.model.bert.": "text_encoder.bert.",
+}
+OFFICIAL_UNUSED = ("WCE.", "logit_scale", "pos_weight_text.", "pos_cat.", "bert_encoder.model.cls.")
+
+
+def from_official(
+    path: str | Path,
+    *,
+    tokenizer: str | Path | None = None,
+    text_heads: int = 6,
+    decoder_heads: int = 6,
+    trust: bool = False,
+) -> MaCo:
+    """The authors' released checkpoint as a MaCo of ours: every size is read from its tensors, heads of 64 for the ViT.
+
+    ``tokenizer`` is the authors' word-piece file; without it every word is unknown, and only images can be asked. Colour
+    channels of the patch embedding are added up, since a radiograph has the same grey in all three. The class token takes
+    its position code along. Left out: the loss buffer, ``position_ids``, and heads that the method does not use. Where
+    the text is narrower than the image side, as in the released configuration, they cannot be multiplied, and comparing
+    them raises ValueError. ``trust`` allows a file that holds more than tensors (a pickle can run code: only for a file
+    you know). Raises ValueError listing every name that is missing, unexpected or of another shape.
+    Built in chapter 05_masked_contrastive.
+    """  # fmt: skip
+    from medvlp_lite.systems.maco import MaCo
+
+    state = _official_state(Path(path), trust)
+    try:
+        sizes = _official_sizes(state, text_heads, decoder_heads)
+        words = _official_tokenizer(tokenizer, len(state["text_encoder.bert.embeddings.word_embeddings.weight"]))
+    except KeyError as error:
+        raise ValueError(f"{path} is not an official MaCo checkpoint: missing {error.args[0]}") from error
+    system = MaCo(
+        words, **sizes, weighting="split", lambda_mode="sum", text_pool="pooler", text_projection=False,
+        temperature=1 / float(state["logit_multiplier"]),
+    )  # fmt: skip
+    own = {name: tensor for name, tensor in system.state_dict().items() if name not in ("weight_trace", "steps_seen")}
+    faults = [f"missing {name}" for name in own if name not in state]
+    faults += [f"unexpected {name}" for name in state if name not in own]
+    faults += [f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}" for name in own
+               if name in state and state[name].shape != own[name].shape]  # fmt: skip
+    if faults:
+        raise ValueError(f"{path} is not an official MaCo checkpoint: {'; '.join(faults)}")
+    system.load_state_dict(state, strict=False)
+    return system.eval()
+
+
+def _official_state(path: Path, trust: bool) -> dict[str, torch.Tensor]:
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # the file keeps its command line
+            content = torch.load(path, map_location="cpu", weights_only=not trust)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be read as a file of tensors; if you know where it comes from, trust=True"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint")
+    state = {}
+    for name, tensor in content.get("model", content).items():
+        name = name.removeprefix("module.")
+        if not name.startswith(OFFICIAL_UNUSED) and not name.endswith("position_ids"):
+            prefix = next((old for old in OFFICIAL_NAMES if name.startswith(old)), "")
+            state[OFFICIAL_NAMES.get(prefix, "") + name.removeprefix(prefix)] = tensor
+    if {"image_encoder.class_token", "image_encoder.positions"} <= set(state):
+        positions = state["image_encoder.positions"]
+        state["image_encoder.class_token"] = state["image_encoder.class_token"] + positions[:, :1]
+        state["image_encoder.positions"] = positions[0, 1:]
+    if "decoder.positions" in state:
+        state["decoder.positions"] = state["decoder.positions"][0]
+    if "image_encoder.patches.weight" in state:
+        state["image_encoder.patches.weight"] = state["image_encoder.patches.weight"].sum(dim=1, keepdim=True)
+    return state
+
+
+def _official_sizes(state: Mapping[str, torch.Tensor], text_heads: int, decoder_heads: int) -> dict:
+    patch, positions = state["image_encoder.patches.weight"].shape[-1], state["image_encoder.positions"]
+    ratio = math.isqrt(len(state["decoder.predict.weight"]) // 3) // patch
+    text = "text_encoder.bert.embeddings."
+    text_width = state[text + "word_embeddings.weight"].shape[1]
+    layers = {
+        part: len({name[len(part) :].split(".")[0] for name in state if name.startswith(part)})
+        for part in ("image_encoder.blocks.", "decoder.blocks.", "text_encoder.bert.encoder.layer.")
+    }
+    depth, decoder_depth, text_depth = layers.values()
+    return {
+        "vit": [positions.shape[1], depth, max(1, positions.shape[1] // 64), patch],
+        "decoder": [len(state["decoder.embed.weight"]), decoder_depth, decoder_heads],
+        "text_variant": [text_width, text_depth, text_heads,
+                         len(state["text_encoder.bert.encoder.layer.0.intermediate.dense.weight"])],
+        "max_length": len(state[text + "position_embeddings.weight"]),
+        "dim": len(state["image_projection.weight"]),
+        "image_size": math.isqrt(len(positions)) * patch * ratio,
+        "downsample": ratio,
+        "hr": ratio > 1,
+        "channels": 3,
+    }  # fmt: skip
+
+
+def _official_tokenizer(path: str | Path | None, size: int) -> ReportTokenizer:
+    from tokenizers import Tokenizer, models, processors
+
+    if path is None:
+        names = ["[PAD]", "[UNK]", "[CLS]", "[MASK]", *(f"[unused{number}]" for number in range(4, size))]
+        words = Tokenizer(models.WordPiece({name: place for place, name in enumerate(names)}, unk_token="[UNK]"))
+    else:
+        words = Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+    if words.get_vocab_size() != size:
+        raise ValueError(f"{path} holds {words.get_vocab_size()} word pieces, the checkpoint {size}")
+    start = ("[CLS]", words.token_to_id("[CLS]"))
+    words.post_processor = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[start])
+    return ReportTokenizer(words.to_str())
