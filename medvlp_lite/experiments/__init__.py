@@ -1,6 +1,6 @@
 """The experiments behind the book's figures, written once: chapters run them live and small, the command line in full."""
 
-from medvlp_lite.experiments import masked
+from medvlp_lite.experiments import fine_grained, masked
 from medvlp_lite.experiments.base import (
     EXPERIMENTS,
     IMAGE_SIZE,
@@ -45,6 +45,7 @@ __all__ = [
     "builder",
     "committed",
     "embed_reports",
+    "fine_grained",
     "grounding",
     "heatmaps",
     "linear_probe",

@@ -1,0 +1,110 @@
+"""Retrieval: precision and recall among the K best, image to text and text to image (C-5).
+
+Built in chapter 06_similarity_labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+CUTOFFS = (1, 3, 10)
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """What a ranking finds among its K best, averaged over the queries that have anything to find.
+
+    ``precision``: the share of the K that is relevant; ``recall``: the share of the relevant that is among the K; ``hit``:
+    the share of queries with at least one; ``ceiling``: the precision of a perfect ranking, below 1 where a query has fewer
+    than K relevant items; ``chance``: the precision expected from a random order. Each maps K to a value in [0, 1].
+    """
+
+    precision: dict[int, float]
+    recall: dict[int, float]
+    hit: dict[int, float]
+    ceiling: dict[int, float]
+    chance: float
+    queries: int
+
+
+def retrieval(scores: np.ndarray, relevant: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> Retrieved:
+    """Precision@K and recall@K of ranking G items for each of Q queries (C-5).
+
+    ``scores`` (Q, G), larger is better; ``relevant`` bool (Q, G). Equal scores count by their expected place, so a constant
+    score earns chance. Queries without a relevant item are left out. When K exceeds G, all G items count as retrieved
+    and precision divides by G. Raises ValueError for shapes that differ, NaN scores, or nothing to find.
+    Built in chapter 06_similarity_labels.
+    """
+    scores, relevant = np.asarray(scores, dtype=float), np.asarray(relevant, dtype=bool)
+    if scores.ndim != 2 or scores.shape != relevant.shape:
+        raise ValueError(f"scores {scores.shape} and relevant {relevant.shape} must be one (queries, items) shape")
+    if np.isnan(scores).any():
+        raise ValueError(f"{int(np.isnan(scores).sum())} scores are NaN")
+    asked = relevant.any(axis=1)
+    if not asked.any():
+        raise ValueError("no query has a relevant item; nothing can be retrieved")
+    scores, relevant = scores[asked], relevant[asked]
+    total, items = relevant.sum(axis=1), scores.shape[1]
+    depth = {k: min(k, items) for k in cutoffs}
+    found = {k: _found(scores, relevant, depth[k]) for k in cutoffs}
+    return Retrieved(
+        precision={k: float((found[k] / depth[k]).mean()) for k in cutoffs},
+        recall={k: float((found[k] / total).mean()) for k in cutoffs},
+        hit={k: float(_hit(scores, relevant, depth[k]).mean()) for k in cutoffs},
+        ceiling={k: float((np.minimum(total, depth[k]) / depth[k]).mean()) for k in cutoffs},
+        chance=float(relevant.mean()),
+        queries=len(scores),
+    )
+
+
+def _tied(scores: np.ndarray, relevant: np.ndarray, k: int) -> tuple[np.ndarray, ...]:
+    """Per query: relevant items surely among the first K, places left for ties, ties, and relevant ties."""
+    edge = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k]
+    above, level = scores > edge, scores == edge
+    return (above & relevant).sum(1), k - above.sum(1), level.sum(1), (level & relevant).sum(1)
+
+
+def _found(scores: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
+    sure, places, ties, good = _tied(scores, relevant, k)
+    return sure + places * good / ties
+
+
+def _hit(scores: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
+    """The chance of at least one relevant item among the first K, with ties in random order."""
+    sure, places, ties, good = _tied(scores, relevant, k)
+    miss = np.ones(len(scores))
+    for place in range(int(places.max())):
+        left = np.maximum(ties - place, 1)
+        miss *= np.where(place < places, np.maximum(ties - good - place, 0) / left, 1.0)
+    return np.where(sure > 0, 1.0, 1.0 - miss)
+
+
+def official_counts(scores: np.ndarray, relevant: np.ndarray, depth: int = 10) -> list[int]:
+    """What the released retrieval script prints for K = 1 ... ``depth``: relevant items among the first K, summed over queries.
+
+    A count, not a precision: it is never divided, so it can only grow with K, as the paper's table does.
+    Ties go to the earlier item. Raises ValueError for shapes that differ. Built in chapter 06_similarity_labels.
+    """
+    scores, relevant = np.asarray(scores, dtype=float), np.asarray(relevant, dtype=bool)
+    if scores.ndim != 2 or scores.shape != relevant.shape:
+        raise ValueError(f"scores {scores.shape} and relevant {relevant.shape} must be one (queries, items) shape")
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
+    hits = np.take_along_axis(relevant, order, axis=1).sum(axis=0).cumsum()
+    return [int(hits[min(k, len(hits)) - 1]) for k in range(1, depth + 1)] if len(hits) else [0] * depth
+
+
+def distinct_texts(texts: Sequence[Sequence[str]]) -> tuple[list[str], np.ndarray]:
+    """A gallery in which each text stands once, and which of N images each belongs to: G strings and bool (N, G).
+
+    ``texts`` holds the texts of each image; stock sentences that many images share become one item with many owners.
+    Built in chapter 06_similarity_labels.
+    """
+    gallery = sorted({text for row in texts for text in row})
+    place = {text: column for column, text in enumerate(gallery)}
+    owned = np.zeros((len(texts), len(gallery)), dtype=bool)
+    for row, own in enumerate(texts):
+        owned[row, [place[text] for text in own]] = True
+    return gallery, owned

@@ -1,0 +1,91 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from medvlp_lite.evaluation.linear_probe import linear_probe
+from medvlp_lite.evaluation.retrieval import distinct_texts, official_counts, retrieval
+
+
+def test_precision_and_recall_by_hand():
+    scores = np.array([[0.9, 0.8, 0.1, 0.0], [0.1, 0.2, 0.3, 0.4]])
+    relevant = np.array([[True, False, False, True], [True, True, True, False]])
+    found = retrieval(scores, relevant, cutoffs=(1, 2, 3))
+    assert found.precision == pytest.approx({1: 0.5, 2: 0.5, 3: 0.5})
+    assert found.recall == pytest.approx({1: 0.25, 2: (1 / 2 + 1 / 3) / 2, 3: (1 / 2 + 2 / 3) / 2})
+    assert found.hit == pytest.approx({1: 0.5, 2: 1.0, 3: 1.0})
+    assert found.ceiling == pytest.approx({1: 1.0, 2: 1.0, 3: 5 / 6})
+    assert found.queries == 2 and found.chance == pytest.approx(5 / 8)
+
+
+def test_a_slow_loop_agrees_on_random_rankings():
+    rng = np.random.default_rng(0)
+    scores, relevant = rng.random((30, 12)), rng.random((30, 12)) < 0.2
+    relevant[:, 0] |= ~relevant.any(axis=1)
+    for k in (1, 3, 10):
+        slow = []
+        for row, truth in zip(scores, relevant):
+            best = sorted(range(12), key=lambda j: -row[j])[:k]
+            slow.append(sum(truth[j] for j in best) / k)
+        assert retrieval(scores, relevant, (k,)).precision[k] == pytest.approx(np.mean(slow))
+
+
+def test_ties_earn_what_a_random_order_earns():
+    scores, relevant = np.zeros((1, 5)), np.array([[True, True, False, False, False]])
+    found = retrieval(scores, relevant, (1, 2))
+    orders = list(itertools.permutations(range(5)))
+    for k in (1, 2):
+        hits = [sum(relevant[0][list(order[:k])]) for order in orders]
+        assert found.precision[k] == pytest.approx(np.mean(hits) / k)
+        assert found.hit[k] == pytest.approx(np.mean([h > 0 for h in hits]))
+    assert found.precision[1] == pytest.approx(found.chance)
+
+
+def test_queries_with_nothing_to_find_are_left_out_and_large_k_is_all():
+    found = retrieval(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[True, False], [False, False]]), (1, 10))
+    assert found.queries == 1 and found.precision == {1: 1.0, 10: 0.5} and found.recall[10] == 1.0
+    with pytest.raises(ValueError, match="no query has a relevant item"):
+        retrieval(np.zeros((1, 2)), np.zeros((1, 2), bool))
+    with pytest.raises(ValueError, match="must be one"):
+        retrieval(np.zeros((1, 2)), np.zeros((2, 1), bool))
+    with pytest.raises(ValueError, match="1 scores are NaN"):
+        retrieval(np.array([[np.nan, 0.0]]), np.ones((1, 2), bool))
+
+
+def test_official_counts_are_never_divided():
+    scores = np.array([[0.9, 0.8, 0.1], [0.1, 0.2, 0.3]])
+    relevant = np.array([[True, False, True], [False, True, True]])
+    assert official_counts(scores, relevant, 4) == [2, 3, 4, 4]
+    precise = retrieval(scores, relevant, (1, 2)).precision
+    assert official_counts(scores, relevant, 2) == [round(2 * 1 * precise[1]), round(2 * 2 * precise[2])]
+
+
+def test_a_stock_sentence_is_one_item_with_many_owners():
+    gallery, owned = distinct_texts([["clear"], ["clear", "mild edema"], [], ["mild edema", "mild edema"]])
+    assert gallery == ["clear", "mild edema"]
+    assert owned.tolist() == [[True, False], [True, True], [False, False], [False, True]]
+
+
+def test_linear_probe_learns_lines_and_only_lines():
+    rng = np.random.default_rng(1)
+
+    def part(count):
+        features = rng.standard_normal((count, 6))
+        labels = np.stack([features[:, 0] > 0.3, features[:, 1] * features[:, 2] > 0], axis=1).astype(float)
+        labels[:5, 0] = np.nan
+        return features, labels
+
+    results = linear_probe(part(1200), part(300), part(300), shares=(0.05, 1.0))
+    assert list(results) == ["5 %", "100 %"] and results["5 %"]["studies"] == 60
+    line = linear_probe(*[(f, labels[:, :1]) for f, labels in (part(1200), part(300), part(300))], shares=(1.0,))
+    assert line["100 %"]["auc"] > 0.98 and line["100 %"]["f1"] > 0.9
+    assert results["100 %"]["auc"] < 0.85, "the product of two features is no line"
+
+
+def test_linear_probe_skips_what_cannot_be_learned():
+    features = np.random.default_rng(2).standard_normal((40, 3))
+    labels = np.stack([features[:, 0] > 0, np.zeros(40)], axis=1).astype(float)
+    part = (features, labels)
+    assert linear_probe(part, part, part, shares=(1.0,))["100 %"]["classes"] == 1
+    with pytest.raises(ValueError, match="hold no class"):
+        linear_probe((features, 0 * labels), part, part, shares=(1.0,))
