@@ -83,6 +83,7 @@ def true_labels(findings: Sequence[Finding], categories: Sequence[str]) -> tuple
     return tuple(dict.fromkeys(labels))
 
 
+@lru_cache(maxsize=1_000_000)
 def label_nearness(one: Label, other: Label) -> float:
     """How near two labels are, in [0, 1]: 1 for equal ones, 0 for unrelated categories.
 
@@ -125,9 +126,11 @@ def _words(location: str | None) -> list[str]:
     return re.findall(r"[a-z]+", (location or "").lower())
 
 
+@lru_cache(maxsize=10_000)
 def _sides(location: str | None) -> set[str]:
     return set().union(*(SIDE_WORDS.get(word, ()) for word in _words(location)))
 
 
+@lru_cache(maxsize=10_000)
 def _zones(location: str | None) -> set[int]:
     return {ZONE_WORDS[word] for word in _words(location) if word in ZONE_WORDS}
