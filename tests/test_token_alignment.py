@@ -73,7 +73,7 @@ def test_token_alignment_equals_the_loop(grouping, temperature):
         value += slow_recognition(image, slow_contexts(image, text, temperature, grouping), even, temperature) / 3
     options = {"temperature": temperature, "grouping": grouping}
     fast = token_alignment(patches, words, MASK, word_weights=word_weights, **options)
-    assert fast.item() == pytest.approx(value, abs=1e-6)
+    assert fast.item() == pytest.approx(value, abs=1e-9)
     default, even = (
         token_alignment(patches, words, MASK, **options, word_weights=weights)
         for weights in (None, MASK / MASK.sum(dim=1, keepdim=True))
@@ -167,7 +167,7 @@ def test_batch_token_alignment_equals_the_loop(compete, labels):
     positives = same_class(torch.tensor(labels))
     slow = slow_batch(patches.numpy(), words.numpy(), MASK.numpy(), positives.numpy(), compete)
     fast = batch_token_alignment(patches, words, MASK, positives=positives, compete=compete)
-    assert fast.item() == pytest.approx(slow, abs=1e-6)
+    assert fast.item() == pytest.approx(slow, abs=1e-9)
 
 
 def test_clipped_attention_by_hand():

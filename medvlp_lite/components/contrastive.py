@@ -33,7 +33,7 @@ def nt_xent(images: torch.Tensor, texts: torch.Tensor, temperature: float = 0.07
         raise ValueError(f"images {tuple(images.shape)} and texts {tuple(texts.shape)} must have one shape")
     both = torch.cat([images, texts])
     itself = torch.eye(len(both), dtype=torch.bool, device=both.device)
-    logits = (both @ both.t() / temperature).float().masked_fill(itself, float("-inf"))
+    logits = (both @ both.t() / temperature).masked_fill(itself, float("-inf"))
     return F.cross_entropy(logits, torch.arange(len(both), device=both.device).roll(len(images)))
 
 

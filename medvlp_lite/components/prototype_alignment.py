@@ -87,7 +87,7 @@ def class_prototype_loss(
         return vectors.sum() * 0.0
     logits = vectors[known] @ prototypes.detach().t().to(vectors.dtype) / temperature
     unseen = ~prototypes.any(dim=-1)
-    return F.cross_entropy(logits.float().masked_fill(unseen, float("-inf")), labels[known])
+    return F.cross_entropy(logits.masked_fill(unseen, float("-inf")), labels[known])
 
 
 class ClassPrototypes(nn.Module):

@@ -98,11 +98,11 @@ def _recognition(
 ) -> torch.Tensor:
     """Half the weighted cross-entropy of both readings of G = tokens contexts' / temperature, mean over samples."""
     both = mask.unsqueeze(1) & mask.unsqueeze(2)
-    logits = (tokens @ contexts.transpose(1, 2)).float() / temperature
+    logits = tokens @ contexts.transpose(1, 2) / temperature
     losses = 0.0
     for matrix in (logits, logits.transpose(1, 2)):
-        own = matrix.diagonal(dim1=1, dim2=2)
-        losses = losses + matrix.masked_fill(~both & mask.unsqueeze(2), -math.inf).logsumexp(dim=-1) - own
+        shares = matrix.masked_fill(~both & mask.unsqueeze(2), -math.inf).log_softmax(dim=-1)
+        losses = losses - shares.diagonal(dim1=1, dim2=2)
     return (losses.masked_fill(~mask, 0.0) * weights).sum(dim=-1).mean() / 2
 
 
