@@ -211,3 +211,14 @@ def test_positions_are_drawn_as_the_official_code_draws_them():
     assert draws.shape == (400, 3, 8)
     with pytest.raises(ValueError, match="ask for fewer"):
         sample_positions(torch.ones(1, 5, 2))
+
+
+def test_a_small_attention_start_looks_everywhere_alike():
+    queries, memory = torch.randn(2, 3, 32), 3 * torch.randn(2, 20, 32)
+
+    def unevenness(attention_start):
+        torch.manual_seed(0)
+        decoder = EntityFusionDecoder(32, 4, 2, 64, 0.0, None, attention_start).eval()
+        return float((decoder(queries, memory)[1] - 1 / 20).abs().max())
+
+    assert unevenness(0.0) < 1e-7 < unevenness(0.1) < 0.1 * unevenness(1.0)

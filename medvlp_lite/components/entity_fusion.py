@@ -40,7 +40,9 @@ class EntityFusionDecoder(nn.Module):
 
     ``forward(queries (B, Q, d), memory (B, N, d))`` returns the fused queries (B, Q, d) and the cross-attention of every
     layer (layers, B, Q, N). Names of its tensors equal those of the official checkpoint. Weight matrices start from a
-    normal distribution of spread ``init_std``: 0.02 in the official code, at its widths; None leaves PyTorch's start. Built in chapter 04_entity_fusion.
+    normal distribution of spread ``init_std``: 0.02 in the official code, at its widths; None leaves PyTorch's start.
+    ``attention_start`` below 1 shrinks the query and key weights of the cross-attention at the start, so that every query
+    first looks everywhere alike. Built in chapter 04_entity_fusion.
     """
 
     def __init__(
@@ -51,11 +53,14 @@ class EntityFusionDecoder(nn.Module):
         feedforward: int = 1024,
         dropout: float = 0.1,
         init_std: float | None = 0.02,
+        attention_start: float = 1.0,
     ):
         super().__init__()
         self.layers = nn.ModuleList(FusionLayer(width, heads, feedforward, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         spread_weights(self, init_std)
+        for layer in self.layers:
+            layer.multihead_attn.in_proj_weight.data[: 2 * width] *= attention_start
 
     def forward(self, queries: torch.Tensor, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if queries.shape[-1] != memory.shape[-1] or len(queries) != len(memory):

@@ -39,7 +39,8 @@ class MedKLIP(System):
     logits, "paper" one; ``loc_log`` is explained at ``position_loss``. ``flip`` mirrors half of the training images;
     ``mirror_positions`` then mirrors left and right in the labels too, which the official code does not.
     ``init_std`` 0.02 is the official start of all weight matrices, made for its widths; at the small widths here it leaves
-    attention flat for long, so None (PyTorch's start) is the default. ``text_model`` "words" needs no download; any other value is a Hugging Face name such as Bio_ClinicalBERT's. With
+    everything small for long, so None (PyTorch's start) is the default. ``attention_start`` 0.1 begins with attention that is nearly
+    flat, as in average pooling; at 1 it settles early on some place in the middle and seldom leaves it. ``text_model`` "words" needs no download; any other value is a Hugging Face name such as Bio_ClinicalBERT's. With
     ``text_width`` given the frozen vectors are left empty, to be filled from a file, and no text model is loaded.
     Raises ValueError for an option that does not exist. Built in chapter 04_entity_fusion.
     """
@@ -59,6 +60,7 @@ class MedKLIP(System):
         feedforward: int = 256,
         dropout: float = 0.1,
         init_std: float | None = None,
+        attention_start: float = 0.1,
         use_descriptions: bool = True,
         position_weight: float = 0.3,
         negatives: int = 7,
@@ -81,7 +83,7 @@ class MedKLIP(System):
         hidden = self.image_encoder.width
         self.token_mlp = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, width))
         self.query_projection = nn.Linear(text_width, width)
-        self.decoder = EntityFusionDecoder(width, heads, layers, feedforward, dropout, init_std)
+        self.decoder = EntityFusionDecoder(width, heads, layers, feedforward, dropout, init_std, attention_start)
         self.dropout = nn.Dropout(dropout)
         self.existence_head = nn.Linear(width, 2 if existence == "code" else 1)
         self.position_head = nn.Linear(width, text_width)
