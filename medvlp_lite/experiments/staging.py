@@ -17,9 +17,11 @@ from medvlp_lite.evaluation import staging as st
 from medvlp_lite.evaluation.activation import energy_inside, grad_cam
 from medvlp_lite.evaluation.classification import auc
 from medvlp_lite.experiments.base import EXPERIMENTS, IMAGE_SIZE, Experiment, PhantomData, Report, Scale, train_system
+from medvlp_lite.experiments.prototypes import stage_one_measures, stage_one_plan
 from medvlp_lite.experiments.stages import stage_data, stages
 from medvlp_lite.studies import StudyDataset
 from medvlp_lite.systems.base import System
+from medvlp_lite.systems.mskpt import MSKPT
 from medvlp_lite.systems.mskpt_staging import DISEASE, MSKPTStaging
 from medvlp_lite.training import History, TrainingPlan, train_or_load
 
@@ -204,6 +206,7 @@ RECIPES: dict[str, Recipe] = {
     "staging": Recipe(),
     "staging_scratch": Recipe(None, options=PLAIN),
     "staging_scratch_longer": Recipe(None, longer=3, options=PLAIN),
+    "staging_no_global": Recipe("mskpt_no_global"),
     "staging_no_sma": Recipe("mskpt_global"),
     "staging_no_token": Recipe("mskpt_no_token"),
     "staging_no_prototype": Recipe("mskpt_no_prototype"),
@@ -232,5 +235,11 @@ def _experiment(recipe: Recipe) -> Experiment:
     )
 
 
+EXPERIMENTS["mskpt_no_global"] = Experiment(
+    lambda data: MSKPT(data.tokenizer(), image_size=IMAGE_SIZE, global_weight=0.0),
+    stage_one_plan,
+    stage_one_measures,
+    data=stage_data,
+)
 for _name, _recipe in RECIPES.items():
     EXPERIMENTS[_name] = _experiment(_recipe)
