@@ -187,3 +187,20 @@ def test_a_gate_that_nothing_passes_never_opens_unless_it_waits(teacher, data):
     patient = build(teacher, data, patience=1, **alone).train()
     patient.head.weight.data.zero_()
     assert [patient.loss(batch).total.item() > 0 for _ in range(2)] == [True, False]
+
+
+def test_ones_own_studies_become_the_three_parts(data):
+    from dataclasses import replace
+
+    studies = [replace(study, meta={}) for study in (*data.train.studies[:60], *data.val.studies, *data.test.studies)]
+    own = staging.own_screening(studies)
+    assert len(own.train) + len(own.val) + len(own.test) == len(studies) and own.train.entities == ("pneumoconiosis",)
+    names = ["train"] * 60 + ["val"] * len(data.val) + ["test"] * len(data.test)
+    named = [replace(study, meta={"split": name}) for study, name in zip(studies, names)]
+    named[-1], named[0] = replace(named[-1], stage=None), replace(named[0], stage=None)
+    parts = staging.own_screening(named)
+    assert len(parts.train) == 60 and len(parts.test) == len(data.test) - 1, "without stage: in training only"
+    with pytest.raises(ValueError, match="no patient of another"):
+        staging.own_screening([*named, replace(named[1], study_id="again", meta={"split": "test"})])
+    with pytest.raises(ValueError, match="no study of stage 3"):
+        staging.own_screening([study for study in named if study.stage != 3])

@@ -5,7 +5,7 @@ Built in chapter 08_uncertainty_staging.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -16,10 +16,19 @@ from medvlp_lite.components.uncertainty_staging import SCORES, choose_theta, unc
 from medvlp_lite.evaluation import staging as st
 from medvlp_lite.evaluation.activation import energy_inside, grad_cam
 from medvlp_lite.evaluation.classification import auc
-from medvlp_lite.experiments.base import EXPERIMENTS, IMAGE_SIZE, Experiment, PhantomData, Report, Scale, train_system
+from medvlp_lite.experiments.base import (
+    EXPERIMENTS,
+    IMAGE_SIZE,
+    SPLIT_FRACTIONS,
+    Experiment,
+    PhantomData,
+    Report,
+    Scale,
+    train_system,
+)
 from medvlp_lite.experiments.prototypes import stage_one_measures, stage_one_plan
 from medvlp_lite.experiments.stages import stage_data, stages
-from medvlp_lite.studies import StudyDataset
+from medvlp_lite.studies import SPLITS, Study, StudyDataset, split_by_patient
 from medvlp_lite.systems.base import System
 from medvlp_lite.systems.mskpt import MSKPT
 from medvlp_lite.systems.mskpt_staging import DISEASE, MSKPTStaging
@@ -67,6 +76,29 @@ def with_labels(dataset: StudyDataset, fraction: float = 1.0, noise: float = 0.0
     given = np.where((given >= 0) & wrong, moved, given)
     studies = [replace(study, stage=None if k < 0 else int(k)) for study, k in zip(dataset.studies, given)]
     return StudyDataset(studies, size=dataset.size, entities=dataset.entities, label_from=dataset.label_from)
+
+
+def own_screening(studies: Sequence[Study], seed: int = 0) -> PhantomData:
+    """One's own studies, as ``sources.pneumocxr`` loads them, in the three parts that training and measuring take.
+
+    The parts are those that every study's ``meta["split"]`` names, else a split by patient. Studies without stage serve in training only.
+    Raises ValueError when a part is empty, a patient stands in two, or a stage is missing in training. Built in chapter 08_uncertainty_staging.
+    """
+    named = [study.meta.get("split") for study in studies]
+    splits = split_by_patient(studies, SPLIT_FRACTIONS, seed)
+    parts = {part: list(getattr(splits, part)) for part in SPLITS}
+    if all(named):
+        parts = {part: [i for i, name in enumerate(named) if name == part] for part in SPLITS}
+    parts |= {part: [i for i in parts[part] if studies[i].stage is not None] for part in ("val", "test")}
+    owners = [{studies[i].patient_id for i in rows} for rows in parts.values()]
+    if not all(owners) or len(set.union(*owners)) < sum(map(len, owners)):
+        raise ValueError(
+            "train, val and test must each have studies, and no patient of another; correct the column split"
+        )
+    if missing := {0, 1, 2, 3} - {studies[i].stage for i in parts["train"]}:
+        raise ValueError(f"training has no study of stage {min(missing)}; add one, or move one there")
+    whole = StudyDataset(studies, size=IMAGE_SIZE, entities=(DISEASE,))
+    return PhantomData(*(whole.subset(parts[part]) for part in SPLITS), split=splits.fingerprint)
 
 
 def staging_plan(scale: Scale, seed: int, longer: int = 1) -> TrainingPlan:
