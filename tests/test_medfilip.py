@@ -6,12 +6,15 @@ import torch
 import torch.nn.functional as F
 from conftest import made_up_studies
 
+from medvlp_lite import claims
+from medvlp_lite.claims import medfilip as paper
 from medvlp_lite.encoders.clip_text import END
 from medvlp_lite.encoders.masked_language import SentenceVectors, mask_tokens, pretrain
 from medvlp_lite.encoders.text import MASK, SPECIAL_TOKENS, ReportTokenizer
 from medvlp_lite.experiments import fine_grained
 from medvlp_lite.experiments.base import EXPERIMENTS, Scale, phantom_data, train_system
 from medvlp_lite.phantom import ENTITIES
+from medvlp_lite.provenance import RunRecord
 from medvlp_lite.reports.structured_labels import Label, label_nearness, reported_labels, true_labels
 from medvlp_lite.studies import Finding, StudyDataset, collate
 from medvlp_lite.systems import medfilip
@@ -206,7 +209,20 @@ def test_every_experiment_is_measured_on_the_test_part(tmp_path, monkeypatch):
         for way in ("image_to_text", "text_to_image"):
             found = result["retrieval"][kind][way]
             assert all(0 <= found["precision"][k] <= found["ceiling"][k] + 1e-9 <= 1 + 1e-9 for k in (1, 3, 10))
-    json.dumps(result)
+    rich = {**result, "unseen": fine_grained.unseen_by_explanation(system, 40)}
+    rich |= {key: {"1 %": {"auc": value}} for key, value in (("probe", 0.7), ("probe_random", 0.6))}
+    runs = [json.loads(json.dumps(rich))] * 3
+    names = {name for one in paper.COMPARISONS for name in (one.worse, one.better)}
+    records = {name: RunRecord(name, "long", [0, 1, 2], "d", metrics={"runs": runs}) for name in names}
+    rows = claims.claims(records)
+    assert len(rows) == len(paper.COMPARISONS) and names <= set(EXPERIMENTS)
+    assert {row["verdict"] for row in rows if "linear probe" in row["claim"]} == {"reproduced"}
+
+
+def test_the_linear_probe_of_a_system():
+    data = phantom_data(160, seed=3)
+    found = fine_grained.linear_probe(*fine_grained.probe_parts(fine_grained.build_medfilip(data), data), shares=(1.0,))
+    assert 0.3 < found["100 %"]["auc"] < 0.9 and found["100 %"]["studies"] == len(data.train)
 
 
 def clip_file():

@@ -34,7 +34,8 @@ from medvlp_lite.systems.medfilip import MedFILIP
 from medvlp_lite.training import TrainingPlan
 
 KNOWN_TYPE = "consolidation"  # stands for COVID-19 as "pneumonia" does in the paper
-SHARE_OF_STEPS = 0.2  # what two shared cores allow in three seeds
+SHARE_OF_STEPS = 0.2  # of a long run: what two shared cores allow in three seeds
+LIVE_STEPS = 220
 HARD = {"use_ssm": False, "use_iki": False}
 LADDER: dict[str, dict[str, Any]] = {
     "medfilip_report": {**HARD, "use_entities": False},
@@ -222,10 +223,9 @@ def unseen_by_explanation(system: MedFILIP, count: int = 400, seeds: tuple[int, 
     return results
 
 
-def probe(system: MedFILIP, data: PhantomData) -> dict[str, Any]:
-    """The linear probe at 1, 10 and 100 % of the training studies (F-11)."""
-    parts = [(pooled_features(system, part), part.labels) for part in (data.train, data.val, data.test)]
-    return linear_probe(*parts)
+def probe_parts(system: MedFILIP, data: PhantomData) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Frozen features and labels of train, val and test, as ``linear_probe`` takes them (F-11)."""
+    return [(pooled_features(system, part), part.labels) for part in (data.train, data.val, data.test)]
 
 
 def similarity_quality(system: MedFILIP, locations: Sequence[str | None] = (None, "left", "right lower")) -> dict[str, float]:  # fmt: skip
@@ -253,7 +253,7 @@ def similarity_quality(system: MedFILIP, locations: Sequence[str | None] = (None
 
 
 def _plan(scale: Scale, seed: int) -> TrainingPlan:
-    steps = max(1, round(SHARE_OF_STEPS * scale.steps))
+    steps = min(scale.steps, max(LIVE_STEPS, round(SHARE_OF_STEPS * scale.steps)))
     return TrainingPlan(steps, scale.batch_size, 2e-3, precision=scale.precision, seed=seed)
 
 
@@ -261,9 +261,9 @@ def _measure(probed: bool, random: bool = False):
     def measure(system: MedFILIP, data: PhantomData) -> dict[str, Any]:
         result = {**recognition(system, data), "unseen": unseen_by_explanation(system)}
         if probed:
-            result["probe"] = probe(system, data)
+            result["probe"] = linear_probe(*probe_parts(system, data))
         if random:
-            result["probe_random"] = probe(build_medfilip(data), data)
+            result["probe_random"] = linear_probe(*probe_parts(build_medfilip(data), data))
         return result
 
     return measure
