@@ -20,7 +20,7 @@ from medvlp_lite.systems.base import System
 from medvlp_lite.systems.mskpt import MSKPT
 from medvlp_lite.training import TrainingPlan
 
-MOST_STEPS = 250
+ENOUGH_STEPS = 250
 VARIANTS: dict[str, dict[str, Any]] = {
     "mskpt": {},
     "mskpt_no_token": {"token_weight": 0.0},
@@ -141,8 +141,8 @@ def _build(**options: Any):
 
 
 def stage_one_plan(scale: Scale, seed: int) -> TrainingPlan:
-    """At most 250 steps: the screening has few phantoms, and stage 2 goes on from here."""
-    steps = min(scale.steps, MOST_STEPS)
+    """250 steps, or a sixth of the scale's: the screening has fewer phantoms, and stage 2 goes on from here."""
+    steps = max(min(scale.steps, ENOUGH_STEPS), scale.steps // 6)
     return TrainingPlan(steps, scale.batch_size, 1e-3, precision=scale.precision, seed=seed)
 
 

@@ -17,15 +17,15 @@ from medvlp_lite.studies import StudyDataset, split_by_patient
 STAGES = ("stage 0", "stage I", "stage II", "stage III")
 STAGE_SHARES = (0.4, 0.25, 0.2, 0.15)
 COMORBIDITY = 0.08
-MOST_STUDIES = 8000
+ENOUGH_STUDIES = 8000
 
 
 def stage_data(scale: Scale) -> PhantomData:
-    """The screening's phantoms at a scale, split by patient: at most 8,000, every other finding in 8 % of the patients.
+    """The screening's phantoms at a scale, split by patient: 8,000 or a quarter of the scale's, other findings in 8 % each.
 
     Stages 0 to 3 have the shares 0.40, 0.25, 0.20 and 0.15 among first visits. Built in chapter 07_prototype_alignment.
     """
-    return _screening(min(scale.studies, MOST_STUDIES))
+    return _screening(max(min(scale.studies, ENOUGH_STUDIES), scale.studies // 4))
 
 
 @lru_cache(maxsize=2)
