@@ -118,9 +118,19 @@ def test_the_score_layer_learns_at_its_own_rate_and_leaves_a_trace(data):
         fit(system, data, TrainingPlan(6, 8, 1e-3, warmup=0.0, augment=False), report=None)
     size = [system.importance_score.weight.abs().mean().item() for system in (slow, fast)]
     assert 20 < size[1] / size[0] < 80
-    trace = fast.weight_trace
-    assert (~trace.isnan().any(dim=1)).sum() == 3 and trace[0].abs().sum() == 0 and trace[2].abs().sum() > 0
-    assert build().weight_trace.shape == (0, 16)
+    trace = fast.weights_by_step()
+    assert list(trace) == [0, 2, 4, 6] and trace[0].abs().sum() == 0 and trace[4].abs().sum() > 0
+    assert torch.equal(trace[6], fast.importance_score.weight[0]) and build().weight_trace.shape == (0, 16)
+
+
+def test_a_full_trace_keeps_every_other_row():
+    system = build(trace_every=3).train()
+    for step in range(250):
+        system.importance_score.weight.data.fill_(float(step))
+        system._trace()
+    trace = system.weights_by_step()
+    assert list(trace) == [*range(0, 250, 12), 250], "3 rows apart until 96, 6 until 192, then 12"
+    assert all(weights[0] == min(step, 249) for step, weights in trace.items())
 
 
 def test_resumed_equals_uninterrupted_with_rates_and_trace(data, tmp_path):

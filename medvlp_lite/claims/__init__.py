@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from medvlp_lite.claims import medfilip, medklip, mskpt, staging
+from medvlp_lite.claims import maco, medfilip, medklip, mskpt, staging
 from medvlp_lite.claims.base import (
     LARGE_FINDINGS,
     Comparison,
@@ -29,7 +29,7 @@ __all__ = [
     "verdict",
 ]
 
-COMPARISONS = (*medklip.COMPARISONS, *medfilip.COMPARISONS, *mskpt.COMPARISONS, *staging.COMPARISONS)
+COMPARISONS = (*medklip.COMPARISONS, *maco.COMPARISONS, *medfilip.COMPARISONS, *mskpt.COMPARISONS, *staging.COMPARISONS)
 
 
 def claims(records: Mapping[str, RunRecord], better: str | None = None) -> list[dict[str, str]]:

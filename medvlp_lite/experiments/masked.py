@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from medvlp_lite.components.contrastive import cosine_matrix
-from medvlp_lite.components.masked_contrastive import patch_weights, row_losses, upsample_maps
+from medvlp_lite.components.masked_contrastive import patch_weights, phrase_maps, row_losses, smooth_maps, upsample_maps
 from medvlp_lite.components.reconstruction import patchify, position_map, random_masking, reconstruction_loss
 from medvlp_lite.encoders.image import standardise
 from medvlp_lite.evaluation.classification import auc_table, image_batches, queries_about
 from medvlp_lite.evaluation.grounding import average_lesion, contrast_to_noise, miou, pointing_game
 from medvlp_lite.experiments.base import EXPERIMENTS, IMAGE_SIZE, WEIGHTS, Experiment, PhantomData, Scale, reference
-from medvlp_lite.experiments.zero_shot import positive_studies, zero_shot_measures
+from medvlp_lite.experiments.zero_shot import grounding, positive_studies, unseen_disease, zero_shot
 from medvlp_lite.phantom.patients import ENTITIES
 from medvlp_lite.phantom.render import render
 from medvlp_lite.reports.sections import describing_text
@@ -31,6 +31,7 @@ from medvlp_lite.training import TrainingPlan
 TAUS = (None, 1.0, 0.1, 0.05, 0.02, 0.01)
 RATIOS = (0.25, 0.5, 0.75, 0.9)
 PRETRAINED, TEXT = "maco_hr", "convirt"
+SCORE = {"score_rate": 10.0, "trace_every": 20}
 
 
 @torch.no_grad()
@@ -62,14 +63,15 @@ def mean_tokens(system: MaCo, dataset: StudyDataset) -> np.ndarray:
     return torch.cat(batches).cpu().numpy()
 
 
-def token_probe(system: MaCo, data: PhantomData, limit: int = 4000, names: Sequence[str] = ENTITIES) -> dict[str, Any]:
-    """Test AUC of one logistic regression per entity on frozen mean tokens of the first ``limit`` training studies."""
+def token_probe(system: MaCo, data: PhantomData, limit: int = 2000, names: Sequence[str] = ENTITIES) -> dict[str, Any]:
+    """Test AUC of one logistic regression per entity on frozen mean tokens, of the first ``limit`` studies of each part."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     train = data.train.subset(range(min(limit, len(data.train))))
-    known, test = mean_tokens(system, train), mean_tokens(system, data.test)
+    judged = data.test.subset(range(min(limit, len(data.test))))
+    known, test = mean_tokens(system, train), mean_tokens(system, judged)
     scores = np.full((len(test), len(names)), 0.5)
     for column in range(len(names)):
         truth = train.labels[:, column]
@@ -77,7 +79,7 @@ def token_probe(system: MaCo, data: PhantomData, limit: int = 4000, names: Seque
             probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
             probe.fit(known[~np.isnan(truth)], truth[~np.isnan(truth)])
             scores[:, column] = probe.decision_function(test)
-    table = auc_table(data.test.labels, scores, names, groups=[study.patient_id for study in data.test.studies])
+    table = auc_table(judged.labels, scores, names, groups=[study.patient_id for study in judged.studies])
     return {"macro": asdict(table.macro), "per_class": {name: one.value for name, one in table.per_class.items()}}
 
 
@@ -103,9 +105,10 @@ def phrase_grounding(
             continue
         images = torch.cat(list(image_batches(data.test.subset([place for place, _ in found]), system.device)))
         positive, negative = system.prompts(queries_about([name]))
+        vectors, weights = system.image_projection(system.local_features(images)), system.importance_score.weight[0]
         for tau in taus:
             for sigma in sigmas:
-                maps = system.ground(images, positive - negative, tau_w=tau, sigma=sigma)
+                maps = smooth_maps(phrase_maps(vectors, positive - negative, patch_weights(weights, tau)), sigma)
                 full = upsample_maps(maps, IMAGE_SIZE)[:, 0].float().cpu().numpy()
                 pairs = [(heat, region) for heat, (_, region) in zip(full, found)]
                 rows.append({
@@ -130,14 +133,15 @@ def share_inside(weights: np.ndarray, area: np.ndarray) -> float:
 
 
 def weight_shares(system: MaCo, area: np.ndarray, taus: Sequence[float | None] = TAUS) -> list[dict[str, Any]]:
-    """What share of the weight map lies on ``area``, for every row of the system's trace, by temperature of the softmax."""
-    rows = []
-    for number, weights in enumerate(system.weight_trace):
-        if not weights.isnan().any():
-            shares = {str(tau): share_inside(patch_weights(weights, tau).cpu().numpy(), area) for tau in taus}
-            shares["correlation"] = _correlation(weights.cpu().numpy(), area.ravel())
-            rows.append({"step": number * system.config["trace_every"], **shares})
-    return rows
+    """What share of the weight map lies on ``area`` (h, w) as training goes on, by temperature of the softmax."""
+    return [
+        {
+            "step": step,
+            **{str(tau): share_inside(patch_weights(weights, tau).cpu().numpy(), area) for tau in taus},
+            "correlation": _correlation(weights.cpu().numpy(), area.ravel()),
+        }
+        for step, weights in system.weights_by_step().items()
+    ]
 
 
 def _correlation(first: np.ndarray, second: np.ndarray) -> float:
@@ -193,14 +197,14 @@ def alignment_measures(system: MaCo, data: PhantomData) -> dict[str, Any]:
     block = system.config["block"]
     value = patch_value(system, data.val.subset(range(min(1024, len(data.val)))), block=block)
     return {
-        **zero_shot_measures(system, data),
+        **zero_shot(system, data),
+        "grounding": grounding(system, data, limit=60),
+        "unseen": unseen_disease(system),
         "phrase_grounding": phrase_grounding(system, data),
         "probe": token_probe(system, data),
         "lungs": {"area": float(area.mean()), "cells": area, "by_step": weight_shares(system, area)},
         "patch_value": {"map": value, "correlation_with_lungs": _correlation(value.ravel(), area.ravel())},
-        "weight_trace": system.weight_trace[~system.weight_trace.isnan().any(dim=1)][[0, -1]]
-        if system.config["trace_every"]
-        else None,
+        "weights": system.importance_score.weight[0],
     }
 
 
@@ -219,7 +223,7 @@ def _alignment(**options: Any):
         image, text = reference(PRETRAINED), reference(TEXT)
         digests = json.loads((WEIGHTS / "sha256.json").read_text(encoding="utf-8"))
         start = ", ".join(f"{n} {digests[n][:8]}" for n, there in ((PRETRAINED, image), (TEXT, text)) if there)
-        chosen = {"image_size": IMAGE_SIZE, "text_pool": "mean", "warm_start": start, **options}
+        chosen = {"image_size": IMAGE_SIZE, "text_pool": "mean", "lambda_mode": "sum", "warm_start": start, **options}
         system = MaCo(text.tokenizer if text else data.tokenizer(), **chosen)
         for part in ("image_encoder", "decoder") if image else ():
             getattr(system, part).load_state_dict(getattr(image, part).state_dict())
@@ -231,8 +235,11 @@ def _alignment(**options: Any):
 
 
 def _alignment_plan(scale: Scale, seed: int) -> TrainingPlan:
-    return TrainingPlan(max(2, 2 * scale.steps // 3), scale.batch_size, 1e-3, precision=scale.precision, seed=seed)
+    return TrainingPlan(max(2, 2 * scale.steps // 5), scale.batch_size, 1e-3, precision=scale.precision, seed=seed)
 
 
 EXPERIMENTS["maco_mae"] = Experiment(_pretraining(hr=False), _pretraining_plan, pretraining_measures)
 EXPERIMENTS["maco_hr"] = Experiment(_pretraining(), _pretraining_plan, pretraining_measures)
+EXPERIMENTS["maco_contrastive"] = Experiment(_alignment(weighting="none"), _alignment_plan, alignment_measures)
+EXPERIMENTS["maco"] = Experiment(_alignment(**SCORE), _alignment_plan, alignment_measures)
+EXPERIMENTS["maco_blocks"] = Experiment(_alignment(block=5, **SCORE), _alignment_plan, alignment_measures)

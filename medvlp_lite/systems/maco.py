@@ -58,7 +58,7 @@ class MaCo(System):
     "pooler" (code), "cls" (paper) or "mean"; ``text_projection`` False is the code's. ``sentences`` "random" keeps and
     shuffles some of a report's sentences. ``tau_w`` and ``smooth_sigma`` draw heat maps (M-10), None weights no patch.
     ``score_rate`` multiplies the FC layer's learning rate. ``trace_every`` > 0 keeps its weights every so many training
-    steps in ``weight_trace`` (32, N), NaN where none is kept yet. ``warm_start`` says which weights it began from.
+    steps, for ``weights_by_step``; once 32 are kept, every other one goes and the interval doubles. ``warm_start`` says which weights it began from.
     Raises ValueError for an unknown choice. Built in chapter 05_masked_contrastive.
     """
 
@@ -173,12 +173,30 @@ class MaCo(System):
         return weighted_info_nce(logits, importance(scores), 1.0, weighting=weighting)
 
     def _trace(self) -> None:
-        every = self.config["trace_every"]
-        if self.training and every:
-            row, rest = divmod(int(self.steps_seen), every)
-            if rest == 0 and row < TRACE_ROWS:
-                self.weight_trace[row] = self.importance_score.weight.detach()[0]
-            self.steps_seen += 1
+        if not (self.training and self.config["trace_every"]):
+            return
+        step = int(self.steps_seen)
+        stride, half = self._stride(step), TRACE_ROWS // 2
+        if step and stride != self._stride(step - 1):  # full: every other row goes
+            self.weight_trace[:half] = self.weight_trace[::2].clone()
+            self.weight_trace[half:] = torch.nan
+        if step % stride == 0:
+            self.weight_trace[step // stride] = self.importance_score.weight.detach()[0]
+        self.steps_seen += 1
+
+    def _stride(self, step: int) -> int:
+        stride = self.config["trace_every"]
+        while step >= stride * TRACE_ROWS:
+            stride *= 2
+        return stride
+
+    def weights_by_step(self) -> dict[int, torch.Tensor]:
+        """The FC layer's weights (N,) at the training steps of the trace and now."""
+        if not self.config["trace_every"]:
+            return {int(self.steps_seen): self.importance_score.weight.detach()[0]}
+        stride = self._stride(max(int(self.steps_seen) - 1, 0))
+        kept = {row * stride: weights for row, weights in enumerate(self.weight_trace) if not weights.isnan().any()}
+        return {**kept, int(self.steps_seen): self.importance_score.weight.detach()[0]}
 
     def local_features(self, images: torch.Tensor) -> torch.Tensor:
         """Tokens of all patches before projection (B, h, w, C), nothing masked."""
