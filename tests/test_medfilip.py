@@ -1,4 +1,7 @@
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,7 +43,7 @@ def build(**options) -> MedFILIP:
 def batch():
     data = StudyDataset(made_up_studies(12), size=32)
     out = collate([data[i] for i in range(6)])
-    out.reports = list(REPORTS) * 2
+    out.reports = [REPORTS[i] for i in (0, 1, 0, 2, 1, 1)]
     return out
 
 
@@ -316,3 +319,41 @@ def test_a_checkpoint_that_is_not_official_is_refused_with_a_list(official, tmp_
     (tmp_path / "text.pth").write_text("no tensors")
     with pytest.raises(ValueError, match="cannot be read as a file of tensors"):
         medfilip.from_official(tmp_path / "text.pth", tokenizer=clip_file())
+
+
+TWO_PROCESSES = """
+import sys, torch, torch.distributed as dist
+sys.path.insert(0, sys.argv[3])
+from test_medfilip import CATEGORIES, REPORTS, build
+from conftest import made_up_studies
+from medvlp_lite.studies import StudyDataset, collate
+rank = int(sys.argv[2])
+dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=rank, world_size=2)
+data = StudyDataset(made_up_studies(8), size=32)
+def part(rows):
+    batch = collate([data[i] for i in rows])
+    batch.reports = [REPORTS[i % 3] for i in rows]
+    return batch
+system = build(use_iki=False)
+losses = system.loss(part(range(4 * rank, 4 * rank + 4)))
+losses.total.backward()
+gradient = torch.cat([p.grad.flatten() for p in system.parameters()])
+dist.all_reduce(gradient)
+dist.destroy_process_group()
+if rank == 0:
+    whole = build(use_iki=False)
+    alone = whole.loss(part(range(8)))
+    alone.total.backward()
+    expected = torch.cat([p.grad.flatten() for p in whole.parameters()])
+    assert torch.allclose(losses.total, alone.total, atol=1e-5), (losses.total, alone.total)
+    assert torch.allclose(gradient / 2, expected, atol=1e-5), (gradient / 2 - expected).abs().max()
+"""
+
+
+def test_two_processes_learn_from_all_labels_of_both(tmp_path):
+    (tmp_path / "two.py").write_text(TWO_PROCESSES)
+    command = [sys.executable, "-W", "ignore", str(tmp_path / "two.py"), str(tmp_path / "meet")]
+    tests = str(Path(__file__).parent)
+    workers = [subprocess.Popen([*command, str(rank), tests], stderr=subprocess.PIPE, text=True) for rank in (0, 1)]
+    errors = [worker.communicate(timeout=120)[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], errors
