@@ -63,15 +63,14 @@ def mean_tokens(system: MaCo, dataset: StudyDataset) -> np.ndarray:
     return torch.cat(batches).cpu().numpy()
 
 
-def token_probe(system: MaCo, data: PhantomData, limit: int = 2000, names: Sequence[str] = ENTITIES) -> dict[str, Any]:
-    """Test AUC of one logistic regression per entity on frozen mean tokens, of the first ``limit`` studies of each part."""
+def token_probe(system: MaCo, data: PhantomData, limit: int = 4000, names: Sequence[str] = ENTITIES) -> dict[str, Any]:
+    """Test AUC of one logistic regression per entity on frozen mean tokens of the first ``limit`` training studies."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     train = data.train.subset(range(min(limit, len(data.train))))
-    judged = data.test.subset(range(min(limit, len(data.test))))
-    known, test = mean_tokens(system, train), mean_tokens(system, judged)
+    known, test = mean_tokens(system, train), mean_tokens(system, data.test)
     scores = np.full((len(test), len(names)), 0.5)
     for column in range(len(names)):
         truth = train.labels[:, column]
@@ -79,7 +78,7 @@ def token_probe(system: MaCo, data: PhantomData, limit: int = 2000, names: Seque
             probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
             probe.fit(known[~np.isnan(truth)], truth[~np.isnan(truth)])
             scores[:, column] = probe.decision_function(test)
-    table = auc_table(judged.labels, scores, names, groups=[study.patient_id for study in judged.studies])
+    table = auc_table(data.test.labels, scores, names, groups=[study.patient_id for study in data.test.studies])
     return {"macro": asdict(table.macro), "per_class": {name: one.value for name, one in table.per_class.items()}}
 
 
