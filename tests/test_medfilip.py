@@ -1,3 +1,4 @@
+import hashlib
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from conftest import made_up_studies
 from medvlp_lite import claims
 from medvlp_lite.claims import medfilip as paper
 from medvlp_lite.encoders.clip_text import END
-from medvlp_lite.encoders.masked_language import SentenceVectors, mask_tokens, pretrain
+from medvlp_lite.encoders.masked_language import STORED, SentenceVectors, mask_tokens, pretrain
 from medvlp_lite.encoders.text import MASK, SPECIAL_TOKENS, ReportTokenizer
 from medvlp_lite.experiments import fine_grained
 from medvlp_lite.experiments.base import EXPERIMENTS, Scale, phantom_data, train_system
@@ -190,6 +191,12 @@ def test_mean_pooling_leaves_padding_out():
 def test_a_hub_model_that_is_not_here_is_named(tmp_path):
     with pytest.raises(OSError, match="nothing' is not in the local cache"):
         SentenceVectors.from_hub(str(tmp_path / "nothing"))
+
+
+def test_the_stored_model_is_the_one_that_is_described():
+    about = json.loads((STORED / "similarity_text.json").read_text(encoding="utf-8"))
+    assert about["sha256"] == hashlib.sha256((STORED / "similarity_text.safetensors").read_bytes()).hexdigest()
+    assert "phantom" in about["made_of"] and "no real report" in about["made_of"]
 
 
 def test_the_stored_model_knows_diseases_but_not_grades():

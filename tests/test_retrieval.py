@@ -43,11 +43,13 @@ def test_ties_earn_what_a_random_order_earns():
 
 def test_queries_with_nothing_to_find_are_left_out_and_large_k_is_all():
     found = retrieval(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[True, False], [False, False]]), (1, 10))
-    assert found.queries == 1 and found.precision == {1: 1.0, 10: 0.5} and found.recall[10] == 1.0
+    assert found.queries == 1 and found.precision == {1: 1.0, 10: 0.1} and found.recall[10] == 1.0
     with pytest.raises(ValueError, match="no query has a relevant item"):
         retrieval(np.zeros((1, 2)), np.zeros((1, 2), bool))
     with pytest.raises(ValueError, match="must be one"):
         retrieval(np.zeros((1, 2)), np.zeros((2, 1), bool))
+    with pytest.raises(ValueError, match="cutoffs must be 1 or more"):
+        retrieval(np.zeros((1, 2)), np.ones((1, 2), bool), (0, 1))
     with pytest.raises(ValueError, match="1 scores are NaN"):
         retrieval(np.array([[np.nan, 0.0]]), np.ones((1, 2), bool))
 

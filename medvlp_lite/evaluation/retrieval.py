@@ -34,8 +34,8 @@ def retrieval(scores: np.ndarray, relevant: np.ndarray, cutoffs: Sequence[int] =
     """Precision@K and recall@K of ranking G items for each of Q queries (C-5).
 
     ``scores`` (Q, G), larger is better; ``relevant`` bool (Q, G). Equal scores count by their expected place, so a constant
-    score earns chance. Queries without a relevant item are left out. When K exceeds G, all G items count as retrieved
-    and precision divides by G. Raises ValueError for shapes that differ, NaN scores, or nothing to find.
+    score earns chance. Queries without a relevant item are left out. Precision divides by K even when there are fewer items.
+    Raises ValueError for shapes that differ, NaN scores, a cutoff below 1, or nothing to find.
     Built in chapter 06_similarity_labels.
     """
     scores, relevant = np.asarray(scores, dtype=float), np.asarray(relevant, dtype=bool)
@@ -43,6 +43,8 @@ def retrieval(scores: np.ndarray, relevant: np.ndarray, cutoffs: Sequence[int] =
         raise ValueError(f"scores {scores.shape} and relevant {relevant.shape} must be one (queries, items) shape")
     if np.isnan(scores).any():
         raise ValueError(f"{int(np.isnan(scores).sum())} scores are NaN")
+    if min(cutoffs) < 1:
+        raise ValueError(f"cutoffs must be 1 or more, got {tuple(cutoffs)}")
     asked = relevant.any(axis=1)
     if not asked.any():
         raise ValueError("no query has a relevant item; nothing can be retrieved")
@@ -51,10 +53,10 @@ def retrieval(scores: np.ndarray, relevant: np.ndarray, cutoffs: Sequence[int] =
     depth = {k: min(k, items) for k in cutoffs}
     found = {k: _found(scores, relevant, depth[k]) for k in cutoffs}
     return Retrieved(
-        precision={k: float((found[k] / depth[k]).mean()) for k in cutoffs},
+        precision={k: float((found[k] / k).mean()) for k in cutoffs},
         recall={k: float((found[k] / total).mean()) for k in cutoffs},
         hit={k: float(_hit(scores, relevant, depth[k]).mean()) for k in cutoffs},
-        ceiling={k: float((np.minimum(total, depth[k]) / depth[k]).mean()) for k in cutoffs},
+        ceiling={k: float((np.minimum(total, k) / k).mean()) for k in cutoffs},
         chance=float(relevant.mean()),
         queries=len(scores),
     )
