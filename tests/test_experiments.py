@@ -69,7 +69,7 @@ def test_reference_weights_answer_better_than_chance_on_new_phantoms():
     scores = {
         name: experiments.zero_shot(experiments.reference(name), fresh)["macro_auc"]["value"]
         for name in REFERENCES
-        if name not in PRETRAINED
+        if name not in PRETRAINED and not name.startswith("staging")  # asked about stages in test_mskpt_staging
     }
     assert min(scores.values()) > 0.6, scores
 

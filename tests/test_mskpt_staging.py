@@ -204,3 +204,18 @@ def test_ones_own_studies_become_the_three_parts(data):
         staging.own_screening([*named, replace(named[1], study_id="again", meta={"split": "test"})])
     with pytest.raises(ValueError, match="no study of stage 3"):
         staging.own_screening([study for study in named if study.stage != 3])
+
+
+REFERENCES = [name for name in experiments.RECIPES if (experiments.WEIGHTS / name).is_dir()]
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_reference_weights_stage_new_phantoms_better_than_the_most_frequent_stage(name):
+    from medvlp_lite.evaluation.staging import stage_scores
+    from medvlp_lite.experiments.stages import STAGE_SHARES
+    from medvlp_lite.phantom import make_studies
+    from medvlp_lite.studies import StudyDataset
+
+    fresh = StudyDataset(make_studies(160, seed=12, size=112, prevalence=0.08, stage_prevalence=STAGE_SHARES), size=112)
+    scores = stage_scores(stages(fresh), stage_probabilities(experiments.reference(name), fresh))
+    assert scores.accuracy > np.bincount(stages(fresh)).max() / len(fresh) and scores.auc > 0.65
