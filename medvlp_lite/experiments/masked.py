@@ -234,7 +234,7 @@ def _alignment(**options: Any):
 
 
 def _alignment_plan(scale: Scale, seed: int) -> TrainingPlan:
-    return TrainingPlan(max(2, 2 * scale.steps // 5), scale.batch_size, 1e-3, precision=scale.precision, seed=seed)
+    return TrainingPlan(max(2, 4 * scale.steps // 15), scale.batch_size, 1e-3, precision=scale.precision, seed=seed)
 
 
 EXPERIMENTS["maco_mae"] = Experiment(_pretraining(hr=False), _pretraining_plan, pretraining_measures)
