@@ -35,7 +35,7 @@ from medvlp_lite.systems.mskpt_staging import DISEASE, MSKPTStaging
 from medvlp_lite.training import History, TrainingPlan, train_or_load
 
 TARGET = 0.8  # share of kept answers that shall be right
-MOST_STEPS = 150
+ENOUGH_STEPS = 150
 ALONE = {"text_weight": 0.0, "data_weight": 0.0}
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 
@@ -102,8 +102,11 @@ def own_screening(studies: Sequence[Study], seed: int = 0) -> PhantomData:
 
 
 def staging_plan(scale: Scale, seed: int, longer: int = 1) -> TrainingPlan:
-    """Half of the scale's steps and at most 150, for every row alike: the encoder has learned already. ``longer`` multiplies."""
-    steps = longer * max(1, min(scale.steps // 2, MOST_STEPS))
+    """Half of the scale's steps up to 150, or a tenth of them, for every row alike: the encoder has learned already.
+
+    ``longer`` multiplies. Built in chapter 08_uncertainty_staging.
+    """
+    steps = longer * max(1, min(scale.steps // 2, ENOUGH_STEPS), scale.steps // 10)
     return TrainingPlan(steps, scale.batch_size, 1e-3, precision=scale.precision, seed=seed)
 
 
