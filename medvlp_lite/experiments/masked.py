@@ -14,7 +14,16 @@ import numpy as np
 import torch
 
 from medvlp_lite.components.contrastive import cosine_matrix
-from medvlp_lite.components.masked_contrastive import patch_weights, phrase_maps, row_losses, smooth_maps, upsample_maps
+from medvlp_lite.components.masked_contrastive import (
+    ImportanceScore,
+    importance,
+    patch_weights,
+    phrase_maps,
+    row_losses,
+    smooth_maps,
+    upsample_maps,
+    weighted_info_nce,
+)
 from medvlp_lite.components.reconstruction import patchify, position_map, random_masking, reconstruction_loss
 from medvlp_lite.encoders.image import standardise
 from medvlp_lite.evaluation.classification import auc_table, image_batches, queries_about
@@ -185,6 +194,43 @@ def patch_value(
     hidden = 1 - seen
     value = (loss * hidden).sum(0) / hidden.sum(0).clamp(min=1) - (loss * seen).sum(0) / seen.sum(0).clamp(min=1)
     return value.view(grid, grid).cpu().numpy()
+
+
+def learn_scores(
+    system: MaCo,
+    dataset: StudyDataset,
+    *,
+    block: int,
+    rates: Sequence[float] = (3e-3,),
+    steps: int = 150,
+    weighting: str = "joint",
+    batch: int = 64,
+    seed: int = 0,
+) -> dict[float, np.ndarray]:
+    """Train fresh score layers alone, one per learning rate, while everything else of the system stands still.
+
+    Returns each layer's weights (steps, N). What the score can find, apart from how the encoders answer to it (M-5 to M-8).
+    """  # fmt: skip
+    system.eval()
+    torch.manual_seed(seed)
+    grid, batch = system.image_encoder.grid, min(batch, len(dataset))
+    layers = {rate: ImportanceScore(system.patches).to(system.device) for rate in rates}
+    optimizers = {rate: torch.optim.Adam(layer.parameters(), lr=rate) for rate, layer in layers.items()}
+    history: dict[float, list[torch.Tensor]] = {rate: [] for rate in rates}
+    for _ in range(steps):
+        part = dataset.subset(torch.randperm(len(dataset))[:batch].tolist())
+        images = next(image_batches(part, system.device, batch))
+        visible = random_masking(batch, grid, system.config["mask_ratio"], block=block, device=images.device)
+        with torch.no_grad():
+            texts = system.text_features([describing_text(report) for report in part.reports])
+            logits = system.logit_multiplier * cosine_matrix(system.view(images, visible), texts)
+        for rate, layer in layers.items():
+            weights = importance(layer(position_map(visible, system.patches)))
+            weighted_info_nce(logits, weights, 1.0, weighting=weighting).backward()
+            optimizers[rate].step()
+            optimizers[rate].zero_grad()
+            history[rate].append(layer.weight.detach()[0].cpu().clone())
+    return {rate: torch.stack(rows).numpy() for rate, rows in history.items()}
 
 
 def pretraining_measures(system: MaCo, data: PhantomData) -> dict[str, Any]:
