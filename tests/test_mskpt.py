@@ -1,5 +1,8 @@
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -156,8 +159,8 @@ def test_it_learns_and_prototypes_keep_length_one():
 
 
 def test_stage_data_is_unequal_split_by_patient_and_capped():
-    data = stage_data(Scale(900, 1, 8, 1))
-    assert data is stage_data(Scale(900, 5, 16, 3)), "the same phantoms are drawn once"
+    data = stage_data(Scale(600, 1, 8, 1))
+    assert data is stage_data(Scale(600, 5, 16, 3)), "the same phantoms are drawn once"
     found = np.concatenate([stages(part) for part in (data.train, data.val, data.test)])
     assert np.allclose(np.bincount(found) / len(found), STAGE_SHARES, atol=0.06)
     patients = [{s.patient_id for s in part.studies} for part in (data.train, data.val, data.test)]
@@ -191,3 +194,38 @@ def test_same_stage_retrieval_by_hand():
     labels = np.array([0, 1, 2])
     assert proto.same_stage_retrieval(images, reports, labels, 1) == pytest.approx(1 / 3)
     assert proto.same_stage_retrieval(images, reports, np.array([0, 0, 2]), 1) == 1
+
+
+TWO_PROCESSES = """
+import sys, torch, torch.distributed as dist
+sys.path.insert(0, sys.argv[3])
+from test_mskpt import build, collate, staged
+rank, data = int(sys.argv[2]), staged()
+SWITCHES = [{}, {"pa": "class"}, {"gra": "ntxent", "pa": "supcon"}, {"gra": "supcon", "ta": "batch_labels", "intra_weight": 1.0}]
+def run(options, rows):
+    system = build(**options)  # in evaluation mode: batch norm and dropout differ between processes
+    if options.get("pa") == "class":
+        system.prototypes.train()
+    terms = system.loss(collate([data[i] for i in rows]))
+    terms.total.backward()
+    return terms, torch.cat([p.grad.flatten() for p in system.parameters() if p.grad is not None])
+alone = [run(options, range(8)) for options in SWITCHES] if rank == 0 else []
+dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=rank, world_size=2)
+for place, options in enumerate(SWITCHES):
+    terms, gradient = run(options, range(4 * rank, 4 * rank + 4))
+    total = terms.total.detach().clone()
+    dist.all_reduce(total), dist.all_reduce(gradient)
+    if rank == 0:
+        assert torch.allclose(total / 2, alone[place][0].total, atol=1e-5), options
+        assert torch.allclose(gradient / 2, alone[place][1], atol=1e-4), options
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_learn_as_one_with_the_whole_batch(tmp_path):
+    (tmp_path / "two.py").write_text(TWO_PROCESSES)
+    command = [sys.executable, "-W", "ignore", str(tmp_path / "two.py"), str(tmp_path / "meet")]
+    tests = str(Path(__file__).parent)
+    workers = [subprocess.Popen([*command, str(rank), tests], stderr=subprocess.PIPE, text=True) for rank in (0, 1)]
+    errors = [worker.communicate(timeout=180)[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], errors
