@@ -22,6 +22,7 @@ from medvlp_lite.evaluation.classification import auc, auc_table, embed_dataset,
 from medvlp_lite.evaluation.linear_probe import linear_probe, pooled_features
 from medvlp_lite.evaluation.retrieval import official_counts, retrieval
 from medvlp_lite.experiments.base import EXPERIMENTS, IMAGE_SIZE, Experiment, PhantomData, Scale
+from medvlp_lite.experiments.zero_shot import zero_shot_data
 from medvlp_lite.phantom.corpus import SEEDS_APART, make_studies
 from medvlp_lite.phantom.patients import ENTITIES, UNSEEN
 from medvlp_lite.phantom.reports import write_report
@@ -282,4 +283,5 @@ for _name, _options in {**LADDER, **VARIANTS}.items():
         lambda data, options=_options: build_medfilip(data, **options),
         _plan,
         _measure(probed=_name in ("medfilip", "medfilip_report"), random=_name == "medfilip"),
+        data=zero_shot_data,
     )
