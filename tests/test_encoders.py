@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 
@@ -77,6 +78,22 @@ def test_position_codes_are_distinct_and_bounded():
     assert torch.unique(codes, dim=0).shape[0] == 196
     with pytest.raises(ValueError, match="multiple of 4"):
         sincos_positions(4, 6)
+
+
+def test_position_codes_put_the_column_first_as_mae_does():
+    codes, grid, width = sincos_positions(3, 8), 3, 8
+    for row in range(grid):
+        for column in range(grid):
+            rates = [10_000 ** (-k / (width / 4)) for k in range(width // 4)]
+            expected = [f(place * rate) for place in (column, row) for f in (math.sin, math.cos) for rate in rates]
+            assert codes[row * grid + column].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_numbers_instead_of_a_name_size_a_vit_and_a_bert(tokenizer):
+    encoder = ViTEncoder([8, 3, 2, 4], 16)
+    assert (encoder.width, len(encoder.blocks), encoder.stride, encoder.grid) == (8, 3, 4, 4)
+    text = TextEncoder(tokenizer, [12, 2, 3, 20], max_length=9)
+    assert text.bert.config.intermediate_size == 20 and text.bert.config.num_hidden_layers == 2
 
 
 def test_tokenizer_pads_cuts_and_keeps_the_end(tokenizer):
