@@ -112,7 +112,9 @@ def test_it_answers_the_common_questions(teacher, data, tmp_path):
     scores, p = system.score(images, queries), system.probabilities(images)
     assert torch.allclose(scores[:, 0].sigmoid(), 1 - p[:, 0], atol=1e-5)
     assert torch.allclose(scores[:, 1].exp(), p[:, 2], atol=1e-5)
-    assert system.heatmap(images, queries).shape == (12, 2, 14, 14)
+    weights = torch.stack([system.head.weight[1:].mean(0) - system.head.weight[0], system.head.weight[2]])
+    expected = torch.einsum("bchw,qc->bqhw", system.image_encoder(images), weights).relu()
+    assert torch.allclose(system.heatmap(images, queries), expected, atol=1e-6)
     assert torch.allclose(system.embed_images(images).norm(dim=1), torch.ones(12), atol=1e-5)
     with pytest.raises(ValueError, match="not 'nodule'"):
         system.score(images, [Query.about("nodule")])

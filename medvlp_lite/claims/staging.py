@@ -59,6 +59,8 @@ LOST = "values lost; said in words"
 COMPARISONS = (
     claim("staging_scratch", FULL, accuracy, "Pretraining with reports raises staging accuracy",
           "best baseline 79.2 % (derived), MSK-PT 81.73 %"),
+    claim("staging_scratch", "staging_no_uncertainty", accuracy, "Pretraining raises staging accuracy where both losses are plain",
+          "not in the paper: our control"),
     claim("staging_scratch_longer", FULL, accuracy, "Pretraining beats as many steps, stage 1 included, on labels alone", "not in the paper: our control"),
     claim("staging_no_global", FULL, mean_of_five, "Global alignment helps staging", LOST),
     claim("staging_no_sma", FULL, mean_of_five, "Token- and prototype-wise alignment help staging", LOST),
