@@ -217,13 +217,15 @@ def learn_scores(
     layers = {rate: ImportanceScore(system.patches).to(system.device) for rate in rates}
     optimizers = {rate: torch.optim.Adam(layer.parameters(), lr=rate) for rate, layer in layers.items()}
     history: dict[float, list[torch.Tensor]] = {rate: [] for rate in rates}
+    reports = [describing_text(report) for report in dataset.reports]
+    with torch.no_grad():
+        texts = torch.cat([system.text_features(reports[i : i + batch]) for i in range(0, len(reports), batch)])
     for _ in range(steps):
-        part = dataset.subset(torch.randperm(len(dataset))[:batch].tolist())
-        images = next(image_batches(part, system.device, batch))
+        chosen = torch.randperm(len(dataset))[:batch]
+        images = next(image_batches(dataset.subset(chosen.tolist()), system.device, batch))
         visible = random_masking(batch, grid, system.config["mask_ratio"], block=block, device=images.device)
         with torch.no_grad():
-            texts = system.text_features([describing_text(report) for report in part.reports])
-            logits = system.logit_multiplier * cosine_matrix(system.view(images, visible), texts)
+            logits = system.logit_multiplier * cosine_matrix(system.view(images, visible), texts[chosen])
         for rate, layer in layers.items():
             weights = importance(layer(position_map(visible, system.patches)))
             weighted_info_nce(logits, weights, 1.0, weighting=weighting).backward()
