@@ -4,7 +4,7 @@ import torch
 
 from medvlp_lite import experiments
 from medvlp_lite.components.uncertainty_staging import bank_logits, distillation_loss, weighted_cross_entropy
-from medvlp_lite.evaluation.staging import stage_probabilities
+from medvlp_lite.evaluation.staging import conformal_p_values, stage_probabilities
 from medvlp_lite.experiments import staging
 from medvlp_lite.experiments.stages import stage_data, stages
 from medvlp_lite.reports.sections import describing_text
@@ -176,6 +176,10 @@ def test_the_staging_table_runs_and_measures_on_the_test_part(data, teacher, tmp
     assert kept["100%"] == pytest.approx(found["scores"]["accuracy"])
     assert found["doubt"]["max"]["risk_area"] == pytest.approx(found["doubt"]["normalised"]["risk_area"])
     assert found["theta"]["coverage"]["val"]["coverage"] == pytest.approx(0.8, abs=0.1)
+    val = stages(data.val), stage_probabilities(system, data.val)
+    answers = stage_probabilities(system, data.test)
+    second = np.sort(conformal_p_values(val, answers), axis=1)[:, -2]
+    assert np.array_equal(staging.doubts(val, answers)["conformal"], second)
     assert found["grad_cam"]["count"] > 0 and 0 < found["grad_cam"]["uniform"] < 0.6
     assert stage_probabilities(system, data.test).shape == (len(data.test), 4)
 
