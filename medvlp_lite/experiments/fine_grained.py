@@ -6,9 +6,10 @@ Built in chapter 06_similarity_labels.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -59,22 +60,29 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """The same rungs with another idea of which labels are alike, with true triplets, and with the released loss."""
 
 
-def similarity_corpus(patients: int = 6000, seed: int = 9) -> list[str]:
-    """Sentences to pre-train the similarity model on: phantom reports, each sentence once, and the knowledge base's texts thrice."""
-    reports = (describing_text(write_report(sample_patient(seed * SEEDS_APART + i)).text) for i in range(patients))
+def similarity_corpus(patients: int = 6000, seed: int = 9, more: Iterable[str] = ()) -> list[str]:
+    """Sentences to pre-train the similarity model on: phantom reports, each sentence once, and the knowledge base's texts thrice.
+
+    ``more`` are further reports, such as Open-i's; the stored model saw none.
+    """
+    drawn = (write_report(sample_patient(seed * SEEDS_APART + i)).text for i in range(patients))
+    reports = map(describing_text, chain(drawn, more))
     said = {f"{part.strip()}." for report in reports for part in report.split(".") if len(part.split()) > 2}
     known = [row["text"] for kind in ("entities", "categories") for row in base()[kind].values()]
     return [*sorted(said), *known, *known, *known]
 
 
 def pretrain_similarity(
-    patients: int = 6000, steps: int = 1600, report: Callable[[str], None] | None = print
+    patients: int = 6000,
+    steps: int = 1600,
+    more: Iterable[str] = (),
+    report: Callable[[str], None] | None = print,
 ) -> tuple[SentenceVectors, list[float]]:
     """The small similarity model made anew, and its losses; with the defaults, the one stored in ``encoders/data``.
 
     ``pretrain_similarity()[0].store(STORED, ...)`` writes it.
     """
-    corpus = similarity_corpus(patients)
+    corpus = similarity_corpus(patients, more=more)
     return pretrain(corpus, ReportTokenizer.train(corpus), steps=steps, report=report)
 
 
