@@ -59,6 +59,9 @@ LOST = "values lost; said in words"
 COMPARISONS = (
     claim("staging_scratch", FULL, accuracy, "Pretraining with reports raises staging accuracy",
           "best baseline 79.2 % (derived), MSK-PT 81.73 %"),
+    claim("staging_scratch", "staging_no_distillation", accuracy, "Starting from stage 1, without distillation, raises staging accuracy",
+          "not in the paper: our control"),
+    claim("staging_no_distillation", FULL, mean_of_five, "Distillation through both banks helps staging", LOST),
     claim("staging_scratch", "staging_no_uncertainty", accuracy, "Pretraining raises staging accuracy where both losses are plain",
           "not in the paper: our control"),
     claim("staging_scratch_longer", FULL, accuracy, "Pretraining beats as many steps, stage 1 included, on labels alone", "not in the paper: our control"),
