@@ -13,14 +13,8 @@ from torch import nn
 
 from medvlp_lite.components.contrastive import cosine_matrix, gather_pairs
 from medvlp_lite.components.similarity_labels import (
-    CROSS_ENTROPIES,
-    MSE_SCALES,
-    identity_labels,
-    itm_terms,
-    multi_hot_labels,
-    similarity_labels,
-    text_similarity,
-)
+    CROSS_ENTROPIES, MSE_SCALES, identity_labels, itm_terms, multi_hot_labels, similarity_labels, text_similarity,
+)  # fmt: skip
 from medvlp_lite.encoders.clip_text import CLIPText, clip_tokenizer
 from medvlp_lite.encoders.descriptions import WordVectors
 from medvlp_lite.encoders.image import GREY_MEAN, GREY_STD, image_encoder
@@ -29,12 +23,8 @@ from medvlp_lite.encoders.text import ReportTokenizer, TextEncoder, masked_mean
 from medvlp_lite.reports.knowledge import base
 from medvlp_lite.reports.sections import describing_text
 from medvlp_lite.reports.structured_labels import (
-    Label,
-    explanation_of,
-    label_nearness_matrix,
-    reported_labels,
-    true_labels,
-)
+    Label, explanation_of, label_nearness_matrix, reported_labels, true_labels,
+)  # fmt: skip
 from medvlp_lite.studies import SEVERITIES, Batch
 from medvlp_lite.systems.base import LossTerms, Query, System
 
