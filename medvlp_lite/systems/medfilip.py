@@ -11,10 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from medvlp_lite.components import similarity_labels as soft
 from medvlp_lite.components.contrastive import cosine_matrix, gather_pairs
-from medvlp_lite.components.similarity_labels import (
-    CROSS_ENTROPIES, MSE_SCALES, identity_labels, itm_terms, multi_hot_labels, similarity_labels, text_similarity,
-)  # fmt: skip
 from medvlp_lite.encoders.clip_text import CLIPText, clip_tokenizer
 from medvlp_lite.encoders.descriptions import WordVectors
 from medvlp_lite.encoders.image import GREY_MEAN, GREY_STD, image_encoder
@@ -23,14 +21,18 @@ from medvlp_lite.encoders.text import ReportTokenizer, TextEncoder, masked_mean
 from medvlp_lite.reports.knowledge import base
 from medvlp_lite.reports.sections import describing_text
 from medvlp_lite.reports.structured_labels import (
-    Label, explanation_of, label_nearness_matrix, reported_labels, true_labels,
+    Label,
+    explanation_of,
+    label_nearness_matrix,
+    reported_labels,
+    true_labels,
 )  # fmt: skip
 from medvlp_lite.studies import SEVERITIES, Batch
 from medvlp_lite.systems.base import LossTerms, Query, System
 
 OPTIONS = {
-    "ce": CROSS_ENTROPIES,
-    "mse_on": MSE_SCALES,
+    "ce": soft.CROSS_ENTROPIES,
+    "mse_on": soft.MSE_SCALES,
     "hard_labels": ("category", "text"),
     "triplets": ("report", "truth"),
     "template": ("paper", "code"),
@@ -138,10 +140,10 @@ class MedFILIP(System):
             texts, labels = self._label_matrix(owned)
         else:
             reports = _gather_lists([describing_text(report) for report in batch.reports])
-            texts, labels = reports, identity_labels(torch.arange(len(reports)), len(reports))
+            texts, labels = reports, soft.identity_labels(torch.arange(len(reports)), len(reports))
         cosine = self._cosine(images, texts)
         options = {option: self.config[option] for option in ("ce", "mse_on")}
-        return LossTerms(itm_terms(cosine, labels.to(cosine), self.logit_scale.exp(), **options))
+        return LossTerms(soft.itm_terms(cosine, labels.to(cosine), self.logit_scale.exp(), **options))
 
     def _cosine(self, images: torch.Tensor, texts: Sequence[str]) -> torch.Tensor:
         """F-7, (N, M): every text is encoded once, however often it stands in the batch."""
@@ -159,7 +161,7 @@ class MedFILIP(System):
         texts = [self.wording(label) for label in labels]
         categories = _numbered([label.category for label in labels])
         if self.config["use_ssm"]:
-            matrix = similarity_labels(
+            matrix = soft.similarity_labels(
                 self.label_similarity(labels),
                 owners,
                 len(owned),
@@ -168,7 +170,7 @@ class MedFILIP(System):
             )
         else:
             groups = categories if self.config["hard_labels"] == "category" else _numbered(texts)
-            matrix = multi_hot_labels(owners, groups, len(owned))
+            matrix = soft.multi_hot_labels(owners, groups, len(owned))
         return texts, matrix
 
     def label_similarity(self, labels: Sequence[Label]) -> torch.Tensor:
@@ -179,7 +181,7 @@ class MedFILIP(System):
         if self.config["similarity_model"] == "ontology":
             matrix = torch.from_numpy(label_nearness_matrix(distinct)).float()
         else:
-            matrix = text_similarity(self._similarity_vectors([self.wording(label) for label in distinct]))
+            matrix = soft.text_similarity(self._similarity_vectors([self.wording(label) for label in distinct]))
         return matrix[columns][:, columns]
 
     def _similarity_vectors(self, texts: Sequence[str]) -> torch.Tensor:
