@@ -137,7 +137,7 @@ def run(
     data = chosen.data(scale)
     plan = asdict(chosen.plan(scale, 0))
     settings = {**asdict(scale), "plan": plan, "image_size": IMAGE_SIZE, "split": data.split}
-    settings["test_studies"] = len(data.test)
+    settings |= {"studies": len(data.train) + len(data.val) + len(data.test), "test_studies": len(data.test)}
     record = RunRecord.start(name, profile=profile, seeds=seeds, data=data.train.fingerprint(), settings=settings)
     runs, first = [], None
     for seed in seeds:
