@@ -117,3 +117,11 @@ def test_kept_bytes_by_hand():
     values = torch.ones(10)
     assert kept_bytes(lambda: (weight * values).sum()) == 40, "the gradient of the weight needs the values"
     assert kept_bytes(lambda: (weight * weight.detach()).sum()) == 40, "one storage counts once"
+
+
+def test_what_is_measured_can_be_written_down(system, data, tmp_path):
+    from medvlp_lite.provenance import RunRecord
+
+    record = RunRecord("maco", "smoke", [0], "d", metrics={"runs": [masked.alignment_measures(system, data)]})
+    run = RunRecord.load(record.save(tmp_path)).metrics["runs"][0]
+    assert len(run["weights"]) == 196 and np.shape(run["patch_value"]["map"]) == (14, 14)

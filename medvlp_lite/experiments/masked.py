@@ -255,7 +255,7 @@ def alignment_measures(system: MaCo, data: PhantomData) -> dict[str, Any]:
         "probe": token_probe(system, data),
         "lungs": {"area": float(area.mean()), "cells": area, "by_step": weight_shares(system, area)},
         "patch_value": {"map": value, "correlation_with_lungs": _correlation(value.ravel(), area.ravel())},
-        "weights": system.importance_score.weight[0],
+        "weights": system.importance_score.weight[0].detach().cpu().numpy(),
     }
 
 
