@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from medvlp_lite.encoders.text import ReportTokenizer
+from medvlp_lite.systems.official import official_state, require_fit
 
 if TYPE_CHECKING:
     from medvlp_lite.systems.maco import MaCo
@@ -56,7 +57,7 @@ def from_official(
     """  # fmt: skip
     from medvlp_lite.systems.maco import MaCo
 
-    state = _official_state(Path(path), trust)
+    state = _official_state(path, trust)
     try:
         sizes = _official_sizes(state, text_heads, decoder_heads)
         words = _official_tokenizer(tokenizer, len(state["text_encoder.bert.embeddings.word_embeddings.weight"]))
@@ -67,34 +68,18 @@ def from_official(
         temperature=1 / float(state["logit_multiplier"]),
     )  # fmt: skip
     own = {name: tensor for name, tensor in system.state_dict().items() if name not in ("weight_trace", "steps_seen")}
-    faults = [f"missing {name}" for name in own if name not in state]
-    faults += [f"unexpected {name}" for name in state if name not in own]
-    faults += [f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}" for name in own
-               if name in state and state[name].shape != own[name].shape]  # fmt: skip
-    if faults:
-        raise ValueError(f"{path} is not an official MaCo checkpoint: {'; '.join(faults)}")
+    require_fit(state, own, path, "MaCo")
     system.load_state_dict(state, strict=False)
     return system.eval()
 
 
-def _official_state(path: Path, trust: bool) -> dict[str, torch.Tensor]:
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # the file keeps its command line
-            content = torch.load(path, map_location="cpu", weights_only=not trust)
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise ValueError(
-            f"{path} cannot be read as a file of tensors; if you know where it comes from, trust=True"
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint")
-    state = {}
-    for name, tensor in content.get("model", content).items():
-        name = name.removeprefix("module.")
-        if not name.startswith(OFFICIAL_UNUSED) and not name.endswith("position_ids"):
-            prefix = next((old for old in OFFICIAL_NAMES if name.startswith(old)), "")
-            state[OFFICIAL_NAMES.get(prefix, "") + name.removeprefix(prefix)] = tensor
+def _official_state(path: str | Path, trust: bool) -> dict[str, torch.Tensor]:
+    found = official_state(path, OFFICIAL_NAMES, trust=trust, safe=[argparse.Namespace])  # it keeps its command line
+    state = {
+        name: tensor
+        for name, tensor in found.items()
+        if not name.startswith(OFFICIAL_UNUSED) and not name.endswith("position_ids")
+    }
     if {"image_encoder.class_token", "image_encoder.positions"} <= set(state):
         positions = state["image_encoder.positions"]
         state["image_encoder.class_token"] = state["image_encoder.class_token"] + positions[:, :1]

@@ -29,6 +29,7 @@ from medvlp_lite.reports.structured_labels import (
 )  # fmt: skip
 from medvlp_lite.studies import SEVERITIES, Batch
 from medvlp_lite.systems.base import LossTerms, Query, System
+from medvlp_lite.systems.official import official_state, require_fit
 
 OPTIONS = {
     "ce": soft.CROSS_ENTROPIES,
@@ -269,31 +270,14 @@ def from_official(
     tensors (a pickle can run code: only for a file you know). Raises ValueError listing every name that is missing, unexpected
     or of another shape. Built in chapter 06_similarity_labels.
     """
-    try:
-        content = torch.load(Path(path), map_location="cpu", weights_only=not trust)
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read as a file of tensors; if you know its source, trust=True") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint")
-    state = {}
-    for name, tensor in content.get("network", content).items():
-        name = name.removeprefix("module.")
-        prefix = next((old for old in OFFICIAL_NAMES if name.startswith(old)), "")
-        if not name.endswith("position_ids"):  # a constant that old versions of transformers stored
-            state[OFFICIAL_NAMES.get(prefix, "") + name.removeprefix(prefix)] = tensor
+    state = official_state(path, OFFICIAL_NAMES, key="network", trust=trust)
+    state = {name: tensor for name, tensor in state.items() if not name.endswith("position_ids")}  # old transformers
     system = MedFILIP(
         tokenizer or clip_tokenizer(), categories=categories or sorted(base()["categories"]), image_encoder_name="resnet50",
         text_variant="clip", image_size=448, dim=768, grey=grey, similarity_model="mpnet", centre_similarity=False,
         same_category_only=True, clamp_min=None, mse_on="scaled", template="code",
     )  # fmt: skip
     own = system.state_dict()
-    faults = [f"missing {name}" for name in own if name not in state]
-    faults += [f"unexpected {name}" for name in state if name not in own]
-    faults += [f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}" for name in own
-               if name in state and state[name].shape != own[name].shape]  # fmt: skip
-    if faults:
-        raise ValueError(f"{path} is not an official MedFILIP checkpoint: {'; '.join(faults)}")
+    require_fit(state, own, path, "MedFILIP")
     system.load_state_dict(state)
     return system.eval()

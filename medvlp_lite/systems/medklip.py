@@ -27,6 +27,7 @@ from medvlp_lite.reports.filter import adjacency, extract
 from medvlp_lite.reports.knowledge import describe
 from medvlp_lite.studies import Batch
 from medvlp_lite.systems.base import LossTerms, Query, System
+from medvlp_lite.systems.official import official_state, require_fit
 
 POSITION_PROMPT = "It is located at {}"
 
@@ -204,7 +205,7 @@ def from_official(
     (a pickle can run code: only for a file you know). Raises ValueError listing every name that is missing, unexpected or
     of another shape. Built in chapter 04_entity_fusion.
     """
-    state = _official_state(Path(path), trust)
+    state = official_state(path, OFFICIAL_NAMES, trust=trust)
     words = vocabulary()
     text_width = state["query_projection.weight"].shape[1] if "query_projection.weight" in state else 768
     tokenizer = ReportTokenizer.train([describe(name) for name in words["entities"]])
@@ -213,12 +214,7 @@ def from_official(
         layers=4, feedforward=1024, init_std=0.02, position_weight=1.0, text_model=BIO_CLINICAL_BERT, text_width=text_width,
     )  # fmt: skip
     own = {name: tensor for name, tensor in system.state_dict().items() if not name.endswith("_vectors")}
-    faults = [f"missing {name}" for name in own if name not in state]
-    faults += [f"unexpected {name}" for name in state if name not in own]
-    faults += [f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}" for name in own
-               if name in state and state[name].shape != own[name].shape]  # fmt: skip
-    if faults:
-        raise ValueError(f"{path} is not an official MedKLIP checkpoint: {'; '.join(faults)}")
+    require_fit(state, own, path, "MedKLIP")
     if entity_vectors is None or position_vectors is None:
         texts = system.texts
         entity_vectors = texts([describe(name) for name in words["entities"]])
@@ -226,25 +222,6 @@ def from_official(
     state |= {"entity_vectors": entity_vectors, "position_vectors": position_vectors}
     system.load_state_dict(state)
     return system.eval()
-
-
-def _official_state(path: Path, trust: bool) -> dict[str, torch.Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=not trust)
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise ValueError(
-            f"{path} cannot be read as a file of tensors; if you know where it comes from, trust=True"
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint")
-    state = {}
-    for name, tensor in content.get("model", content).items():
-        name = name.removeprefix("module.")
-        prefix = next((old for old in OFFICIAL_NAMES if name.startswith(old)), "")
-        state[OFFICIAL_NAMES.get(prefix, "") + name.removeprefix(prefix)] = tensor
-    return state
 
 
 @lru_cache(maxsize=4)
