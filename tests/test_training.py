@@ -13,7 +13,7 @@ import medvlp_lite.training as training
 from medvlp_lite.encoders.text import ReportTokenizer
 from medvlp_lite.studies import StudyDataset
 from medvlp_lite.systems.convirt import ConVIRT
-from medvlp_lite.training import NonFiniteLossError, TrainingPlan, batch_order, fit, train_or_load, vary_exposure
+from medvlp_lite.training import NonFiniteLossError, TrainingPlan, batch_order, fit, random_crop, train_or_load, vary_exposure
 
 PLAN = TrainingPlan(steps=7, batch_size=6, learning_rate=1e-3)
 
@@ -116,7 +116,7 @@ def test_learning_rate_warms_up_and_falls_to_zero():
     assert all(plan.rate(i) >= plan.rate(i + 1) for i in range(10, 99))
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"warmup": 1.0}])
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"warmup": 1.0}, {"crop": 0.0}])
 def test_impossible_plans_are_refused(wrong):
     with pytest.raises(ValueError):
         TrainingPlan(**wrong)
@@ -139,6 +139,26 @@ def test_augmentation_never_mirrors_and_stays_in_range():
     out = vary_exposure(ramp, shift=0)
     assert out.min() >= 0 and out.max() <= 1
     assert (out[..., -1] > out[..., 0]).all()
+
+
+def test_a_crop_is_a_part_of_the_image_of_the_promised_size():
+    def cropped(plane, least, **options):
+        torch.manual_seed(1)
+        return random_crop(plane.expand(500, 1, 64, 64), least, **options)
+
+    def span(plane):
+        part = cropped(plane, 0.3)
+        assert part.shape == (500, 1, 64, 64) and part.min() >= 0 and part.max() <= 1
+        return part.amax((1, 2, 3)) - part.amin((1, 2, 3))
+
+    rows, columns = torch.meshgrid(torch.linspace(0, 1, 64), torch.linspace(0, 1, 64), indexing="ij")
+    height, width = span(rows), span(columns)
+    area = height * width
+    assert 0.25 < area.min() < 0.4 and area.max() > 0.9 and 0.55 < area.mean() < 0.7
+    assert (width / height).max() > 1.2 and (width / height).min() < 1 / 1.2
+    part = cropped(columns, 0.3)
+    assert (part[..., -1] > part[..., 0]).all()  # never mirrored
+    torch.testing.assert_close(cropped(columns, 1.0, stretch=1.0)[0, 0], columns, atol=1e-6, rtol=0)
 
 
 def test_cache_answers_only_for_the_same_plan_data_and_source(data, tmp_path, monkeypatch):

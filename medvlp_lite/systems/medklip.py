@@ -40,9 +40,10 @@ class MedKLIP(System):
     logits, "paper" one; ``loc_log`` is explained at ``position_loss``. ``flip`` mirrors half of the training images;
     ``mirror_positions`` then mirrors left and right in the labels too, which the official code does not.
     ``init_std`` 0.02 is the official start of all weight matrices, made for its widths; at the small widths here it leaves
-    everything small for long, so None (PyTorch's start) is the default. ``attention_start`` below 1 begins with attention that
-    is nearly flat, as in average pooling. ``text_model`` "words" needs no download; any other value is a Hugging Face name such as Bio_ClinicalBERT's. With
-    ``text_width`` given the frozen vectors are left empty, to be filled from a file, and no text model is loaded.
+    everything small for long, so None (PyTorch's start) is the default, but for attention, which starts nearly flat as the
+    official one does: ``attention_start`` scales its query and key weights. ``text_model`` "words" needs no download; any
+    other value is a Hugging Face name such as Bio_ClinicalBERT's. With ``text_width`` given the frozen vectors are left
+    empty, to be filled from a file, and no text model is loaded.
     Raises ValueError for an option that does not exist. Built in chapter 04_entity_fusion.
     """
 
@@ -61,7 +62,7 @@ class MedKLIP(System):
         feedforward: int = 256,
         dropout: float = 0.1,
         init_std: float | None = None,
-        attention_start: float = 1.0,
+        attention_start: float = 0.1,
         use_descriptions: bool = True,
         position_weight: float = 0.3,
         negatives: int = 7,
@@ -211,7 +212,8 @@ def from_official(
     tokenizer = ReportTokenizer.train([describe(name) for name in words["entities"]])
     system = MedKLIP(
         tokenizer, entities=words["entities"], image_encoder_name="resnet50_layer3", image_size=224, width=256, heads=4,
-        layers=4, feedforward=1024, init_std=0.02, position_weight=1.0, text_model=BIO_CLINICAL_BERT, text_width=text_width,
+        layers=4, feedforward=1024, init_std=0.02, attention_start=1.0, position_weight=1.0,
+        text_model=BIO_CLINICAL_BERT, text_width=text_width,
     )  # fmt: skip
     own = {name: tensor for name, tensor in system.state_dict().items() if not name.endswith("_vectors")}
     require_fit(state, own, path, "MedKLIP")
