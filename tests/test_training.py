@@ -13,7 +13,15 @@ import medvlp_lite.training as training
 from medvlp_lite.encoders.text import ReportTokenizer
 from medvlp_lite.studies import StudyDataset
 from medvlp_lite.systems.convirt import ConVIRT
-from medvlp_lite.training import NonFiniteLossError, TrainingPlan, batch_order, fit, random_crop, train_or_load, vary_exposure
+from medvlp_lite.training import (
+    NonFiniteLossError,
+    TrainingPlan,
+    batch_order,
+    fit,
+    random_crop,
+    train_or_load,
+    vary_exposure,
+)
 
 PLAN = TrainingPlan(steps=7, batch_size=6, learning_rate=1e-3)
 
@@ -116,7 +124,9 @@ def test_learning_rate_warms_up_and_falls_to_zero():
     assert all(plan.rate(i) >= plan.rate(i + 1) for i in range(10, 99))
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"warmup": 1.0}, {"crop": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"warmup": 1.0}, {"crop": 0.0}]
+)
 def test_impossible_plans_are_refused(wrong):
     with pytest.raises(ValueError):
         TrainingPlan(**wrong)
