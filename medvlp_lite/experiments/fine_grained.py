@@ -37,7 +37,6 @@ from medvlp_lite.systems.medfilip import MedFILIP
 from medvlp_lite.training import TrainingPlan
 
 KNOWN_TYPE = "consolidation"  # stands for COVID-19 as "pneumonia" does in the paper
-SHARE_OF_STEPS = 0.27  # of a long run: what two shared cores allow in three seeds
 LIVE_STEPS = 300
 PROBED = 5000  # studies whose labels the linear probe may use
 HARD = {"use_ssm": False, "use_iki": False}
@@ -270,7 +269,7 @@ def similarity_quality(system: MedFILIP, locations: Sequence[str | None] = (None
 
 def _plan(scale: Scale, seed: int) -> TrainingPlan:
     """Batches of half the size: without a contrast between images the number of steps decides, not the size of a batch."""
-    steps = min(2 * scale.steps, max(LIVE_STEPS, round(SHARE_OF_STEPS * scale.steps)))
+    steps = min(2 * scale.steps, max(LIVE_STEPS, scale.steps))
     return TrainingPlan(steps, max(1, scale.batch_size // 2), 2e-3, precision=scale.precision, seed=seed)
 
 
