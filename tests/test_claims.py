@@ -9,7 +9,7 @@ from medvlp_lite.provenance import RunRecord
 def record(name, values, seeds=(0, 1, 2), data="d"):
     runs = [
         {"macro_auc": {"value": v}, "unseen": {"description": {"value": v}, "name": {"value": 0.5}},
-         "grounding": {"nodule": {"pointing": v}, "edema": {"pointing": 1.0}}}
+         "grounding": {"nodule": {"pointing": v, "baselines": {"average lesion": 0.2}}, "edema": {"pointing": 1.0}}}
         for v in values
     ]  # fmt: skip
     return RunRecord(name, "long", list(seeds), data, metrics={"runs": runs})
@@ -38,8 +38,9 @@ def test_verdicts():
 
 
 def test_the_ledger_takes_every_row():
-    names = ("convirt", "medklip", "medklip_names", "medklip_names_no_position")
+    names = ("convirt", "medklip", "medklip_names", "medklip_names_no_position", "medklip_no_crop")
     records = {name: record(name, [0.5 + i / 10] * 3) for i, name in enumerate(names)}
     rows = claims(records)
-    assert len(rows) == 7 and len([Claim(**row) for row in rows]) == 7
+    assert len(rows) == 9 and len([Claim(**row) for row in rows]) == 9
+    assert [row["ours"][:14] for row in rows if "usual place" in row["claim"]] == ["0.200 to 0.600"]
     assert claims({"convirt": records["convirt"]}) == []

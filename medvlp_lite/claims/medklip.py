@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from medvlp_lite.claims.base import Comparison, macro_auc, small_pointing, unseen_auc
 
 CHAPTER = "04_entity_fusion"
 BASELINE, FULL = "convirt", "medklip"
-NAMES, NO_POSITION = "medklip_names", "medklip_names_no_position"
+NAMES, NO_POSITION, NO_CROP = "medklip_names", "medklip_names_no_position", "medklip_no_crop"
 TEXTS = "frozen word vectors instead of Bio_ClinicalBERT"
+
+
+def usual_place(run: Mapping[str, Any]) -> float:
+    """What pointing at each finding's usual place in training scores, over the findings of ``small_pointing``."""
+    return small_pointing(run, lambda scores: scores["baselines"]["average lesion"])
+
 
 COMPARISONS = (
     Comparison(BASELINE, FULL, macro_auc, "Entity queries beat whole-report contrast in zero-shot AUC",
@@ -15,6 +24,10 @@ COMPARISONS = (
     Comparison(BASELINE, FULL, small_pointing, "Entity queries ground better than whole-report contrast",
         "pointing game on RSNA: BioViL .834, MedKLIP .872 (ConVIRT not reported)",
         "small findings of the phantom, other baseline", CHAPTER),
+    Comparison(FULL, FULL, small_pointing, "Attention points better than the usual place of each finding",
+        "not tested in the paper", "a baseline that never looks", CHAPTER, usual_place),
+    Comparison(NO_CROP, FULL, small_pointing, "Random crops help grounding",
+        "not tested in the paper; the released code crops", "crops of half the area or more", CHAPTER),
     Comparison(NO_POSITION, NAMES, macro_auc, "The position loss raises zero-shot AUC",
         "ChestX-ray14 .750 to .762", "other scale; 12 entities instead of 75", CHAPTER),
     Comparison(NO_POSITION, NAMES, small_pointing, "The position loss helps grounding",
