@@ -247,6 +247,7 @@ RECIPES: dict[str, Recipe] = {
     "staging_no_prototype": Recipe("mskpt_no_prototype"),
     "staging_no_data": Recipe(options={"data_weight": 0.0}),
     "staging_no_text": Recipe(options={"text_weight": 0.0}),
+    "staging_light": Recipe(options={"text_weight": 0.1, "data_weight": 0.1}),
     "staging_no_distillation": Recipe(options=ALONE),
     "staging_no_uncertainty": Recipe(options=PLAIN),
 }
