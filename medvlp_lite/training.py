@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -155,41 +156,51 @@ def fit(
     """
     accelerator = _accelerator(plan)
     optimizer = torch.optim.AdamW(_parameter_groups(system, plan), lr=plan.learning_rate, betas=(0.9, 0.98))
-    model, optimizer = accelerator.prepare(system, optimizer)
     folder = Path(checkpoints) if checkpoints else None
-    history, start = _resume(accelerator, folder, plan)
-    loader = accelerator.prepare(_loader(dataset, plan, start, accelerator.num_processes))
-    progress = _Progress(plan, accelerator, report, report_every or max(1, plan.steps // 6))
-    model.train()
-    micro = start * plan.accumulate
-    for batch in loader:
-        step = micro // plan.accumulate
-        torch.manual_seed(_derived_seed(plan.seed, "step", micro, accelerator.process_index))
-        with accelerator.accumulate(model):
-            if plan.augment:
-                batch = replace(batch, images=vary_exposure(batch.images))
-            if plan.crop < 1:
-                batch = replace(batch, images=random_crop(batch.images, plan.crop))
-            losses = model(batch)
-            total = losses.total
-            _check_finite(total, losses.terms, step, batch)
-            accelerator.backward(total)
-            if accelerator.sync_gradients:
-                if plan.clip:
-                    accelerator.clip_grad_norm_(model.parameters(), plan.clip)
-                for group in optimizer.param_groups:
-                    group["lr"] = plan.rate(step) * group["rate"]
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        micro += 1
-        if micro % plan.accumulate == 0:
-            history.note({name: float(term.detach()) for name, term in losses.terms.items()}, float(total.detach()))
-            progress.after(step, history)
-            if folder and checkpoint_every and (step + 1) % checkpoint_every == 0 and step + 1 < plan.steps:
-                _save(accelerator, folder, plan, history, step + 1)
+    with _prepared(accelerator, system, optimizer) as (model, optimizer):
+        history, start = _resume(accelerator, folder, plan)
+        loader = accelerator.prepare(_loader(dataset, plan, start, accelerator.num_processes))
+        progress = _Progress(plan, accelerator, report, report_every or max(1, plan.steps // 6))
+        model.train()
+        micro = start * plan.accumulate
+        for batch in loader:
+            step = micro // plan.accumulate
+            torch.manual_seed(_derived_seed(plan.seed, "step", micro, accelerator.process_index))
+            with accelerator.accumulate(model):
+                if plan.augment:
+                    batch = replace(batch, images=vary_exposure(batch.images))
+                if plan.crop < 1:
+                    batch = replace(batch, images=random_crop(batch.images, plan.crop))
+                losses = model(batch)
+                total = losses.total
+                _check_finite(total, losses.terms, step, batch)
+                accelerator.backward(total)
+                if accelerator.sync_gradients:
+                    if plan.clip:
+                        accelerator.clip_grad_norm_(model.parameters(), plan.clip)
+                    for group in optimizer.param_groups:
+                        group["lr"] = plan.rate(step) * group["rate"]
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            micro += 1
+            if micro % plan.accumulate == 0:
+                history.note({name: float(term.detach()) for name, term in losses.terms.items()}, float(total.detach()))
+                progress.after(step, history)
+                if folder and checkpoint_every and (step + 1) % checkpoint_every == 0 and step + 1 < plan.steps:
+                    _save(accelerator, folder, plan, history, step + 1)
     system.eval()
     history.seconds, history.images_per_second = progress.totals()
     return history
+
+
+@contextmanager
+def _prepared(accelerator: Any, system: System, optimizer: torch.optim.Optimizer) -> Iterator[tuple[Any, Any]]:
+    """System and optimizer as Accelerate wraps them; afterwards the system computes in its own precision again."""
+    model, optimizer = accelerator.prepare(system, optimizer)
+    try:
+        yield model, optimizer
+    finally:
+        accelerator.unwrap_model(model, keep_fp32_wrapper=False)
 
 
 def _accelerator(plan: TrainingPlan) -> Any:
@@ -326,6 +337,8 @@ def train_or_load(
     ``History.source`` says "trained" or "cached". Random weights are drawn from ``plan.seed``.
     Built in chapter 03_contrastive_baseline.
     """
+    from accelerate import PartialState
+
     torch.manual_seed(plan.seed)
     system = build()
     identity = (system.name, system.config, system.tokenizer.definition, asdict(plan), dataset.fingerprint())
@@ -342,7 +355,10 @@ def train_or_load(
     unfinished = folder.with_name(folder.name + "-unfinished")
     every = max(100, plan.steps // 10)
     history = fit(system, dataset, plan, checkpoints=unfinished, checkpoint_every=every, report=report)
-    system.save_pretrained(folder)
-    (folder / "history.json").write_text(json.dumps(asdict(history)), encoding="utf-8")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    processes = PartialState()
+    if processes.is_main_process:
+        system.save_pretrained(folder)
+        (folder / "history.json").write_text(json.dumps(asdict(history)), encoding="utf-8")
+        shutil.rmtree(unfinished, ignore_errors=True)
+    processes.wait_for_everyone()
     return system, history

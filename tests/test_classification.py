@@ -96,9 +96,39 @@ def test_choosing_on_test_is_never_worse_and_is_named():
         max_f1(test, val, "train")
 
 
+def test_the_released_rules_for_accuracy_at_the_best_threshold():
+    labels, scores = np.array([0.0, 0, 1, 0, 1, 1, 0, 1]), np.array([0.1, 0.2, 0.3, 0.35, 0.6, 0.7, 0.4, 0.9])
+    own, strict = (max_f1((labels, scores), threshold_from="test", rule=rule) for rule in ("scores", "medklip"))
+    assert own.threshold == strict.threshold == 0.6 and own.f1 == strict.f1
+    assert (own.accuracy, strict.accuracy) == (0.875, 0.75), "the score at the threshold itself does not count"
+    labels, scores = np.array([1.0, 0, 0, 1, 0, 0, 0, 0, 0]), np.arange(9, 0, -1) / 10
+    own, tied = (max_f1((labels, scores), threshold_from="test", rule=rule) for rule in ("scores", "medfilip"))
+    assert own.f1 == pytest.approx(tied.f1) and (own.accuracy, tied.accuracy) == (7 / 9, 8 / 9)
+    with pytest.raises(ValueError, match="rule must be one of"):
+        max_f1((labels, scores), threshold_from="test", rule="f2")
+
+
+def test_the_grid_rule_equals_trying_every_thousandth():
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        labels, scores = generator.integers(0, 2, 20).astype(float), generator.uniform(-1, 1, 20)
+        labels[0] = 1.0
+        tries = [decide(labels, scores, t, "") for t in np.arange(-1, 1, 0.001)]
+        best = max(one.f1 for one in tries)
+        found = max_f1((labels, scores), threshold_from="test", rule="medfilip")
+        assert found.f1 == pytest.approx(best)
+        assert found.accuracy == max(one.accuracy for one in tries if np.isclose(one.f1, best))
+
+
 def test_decision_by_hand():
     decision = decide(np.array([1.0, 1, 0, 0, NAN]), np.array([0.9, 0.2, 0.8, 0.1, 0.9]), 0.5, "val")
     assert (decision.sensitivity, decision.specificity, decision.accuracy, decision.f1) == (0.5, 0.5, 0.5, 0.5)
+
+
+def test_a_score_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="a score is NaN"):
+        decide(np.array([1.0, 0.0]), np.array([NAN, 0.1]), 0.5, "val")
+    decide(np.array([1.0, NAN]), np.array([0.9, NAN]), 0.5, "val")
 
 
 def test_calibration_by_hand_and_limits():

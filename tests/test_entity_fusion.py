@@ -197,7 +197,30 @@ def test_position_loss_teaches_only_present_entities():
     assert predicted.grad[0, 0].abs().sum() > 0 and predicted.grad[0, 1].abs().sum() == 0
 
 
-def test_positions_are_drawn_as_the_official_code_draws_them():
+def test_the_released_draw_takes_rows_of_the_whole_matrix():
+    torch.manual_seed(0)
+    adjacency = torch.zeros(1, 4, 3)
+    adjacency[0, 1, :2] = 1.0
+    draws = torch.cat([sample_positions(adjacency, 3, pool="matrix") for _ in range(2000)])
+    shares = torch.bincount(draws[:, 0, 1:].flatten(), minlength=4) / (2000 * 3)
+    assert torch.allclose(shares, torch.tensor([3.0, 1.0, 3.0, 3.0]) / 10, atol=0.02), "cells that are not 1, per row"
+    assert (draws[:, 0, 0] == 1).all() and (draws[:, 0, 1:] == 1).any(), "the true position may be its own negative"
+    with pytest.raises(ValueError, match="pool must be"):
+        sample_positions(adjacency, 3, pool="column")
+
+
+def test_no_study_or_no_entity_gives_no_candidates():
+    assert sample_positions(torch.zeros(0, 51, 3)).shape == (0, 3, 8)
+    assert sample_positions(torch.zeros(2, 51, 0)).shape == (2, 0, 8)
+
+
+def test_labels_of_other_conventions_are_refused():
+    for logits in (torch.zeros(1, 2), torch.zeros(1, 2, 2)):
+        with pytest.raises(ValueError, match="where -1 stands for unknown, put NaN"):
+            existence_loss(logits, torch.tensor([[1.0, -1.0]]))
+
+
+def test_positions_are_drawn_among_what_is_not_true_of_the_entity():
     torch.manual_seed(0)
     adjacency = torch.full((1, 12, 3), NAN)
     adjacency[0, [2, 5], 0] = 1.0

@@ -22,6 +22,42 @@ REGION = np.zeros((8, 8), dtype=bool)
 REGION[4:, 4:] = True
 
 
+def test_masks_of_whole_numbers_count_as_inside_wherever_they_are_not_zero():
+    counted = REGION.astype(np.int64) + np.pad(np.ones((2, 2), int), (5, 1))  # two overlapping boxes added up
+    for measure in (contrast_to_noise, miou, pointing_game):
+        assert measure(HEAT, counted) == measure(HEAT, REGION)
+    assert iou(REGION, counted) == dice(REGION, counted) == 1.0
+    with pytest.raises(ValueError, match="mask of bool or whole numbers, got float64"):
+        contrast_to_noise(HEAT, HEAT)
+
+
+def test_a_map_finer_than_the_region_keeps_its_peak():
+    fine, region = np.zeros((16, 16)), np.zeros((8, 8), bool)
+    fine[5, 5], region[2, 2] = 1.0, True
+    assert pointing_game(fine, region) and not pointing_game(fine.T[::-1], region)
+
+
+@pytest.mark.parametrize("value", [1 / 196, 1 / 3, 0.1, 0.7])
+def test_a_constant_map_has_no_contrast_whatever_its_rounding(value):
+    assert contrast_to_noise(np.full((14, 14), value, np.float32), REGION) == 0.0
+    assert contrast_to_noise(np.full((14, 14), value), REGION) == 0.0
+
+
+def test_attention_as_it_is_against_a_fixed_threshold():
+    attention = np.array([[0.001, 0.002], [0.007, 0.99]])
+    score = score_grounding([attention], [REGION], 0.008, stretch=False)
+    assert score.iou == 1.0 and score_grounding([attention], [REGION], 0.005).iou < 1.0
+
+
+def test_unknown_cells_count_in_no_overlap():
+    heat = HEAT.copy()
+    heat[0, 1] = np.nan
+    region = REGION.copy()
+    region[:4, 4:] = True
+    assert score_grounding([heat], [region], 0.5).iou == 1.0
+    assert best_threshold([heat], [region], steps=10) < 0.9
+
+
 def test_upsample_repeats_cells():
     assert np.array_equal(upsample(HEAT, 8, 8), np.kron(HEAT, np.ones((4, 4))))
     assert upsample(np.arange(9.0).reshape(3, 3), 7, 10).shape == (7, 10)

@@ -90,8 +90,39 @@ def test_an_unseen_entity_is_asked_by_its_description(batch):
     other = Query("covid-19", (), (), "A rounded dense lesion.")
     scores = [system.score(batch.images, [query]) for query in (unseen, other)]
     assert scores[0].shape == (6, 1) and not torch.allclose(*scores)
-    known = system.score(batch.images, [Query.about("effusion")])
-    assert not torch.equal(known, system.score(batch.images, [Query.about("effusion"), unseen])[:, :1])
+    with_it = torch.cat([system.entity_vectors, system.texts([unseen.description])])
+    logits = system.existence_head(system.fuse(batch.images, with_it)[0])[:, -1]
+    assert torch.allclose(scores[0][:, 0], logits[:, 1] - logits[:, 0], atol=1e-6), (
+        "one more query among the known ones"
+    )
+
+
+def test_an_answer_does_not_depend_on_what_else_is_asked(batch):
+    system = build()
+    asked = [Query("covid-19", (), (), "Ground-glass opacities."), Query.about("effusion"), Query("covid-19", (), (), "A mass.")]  # fmt: skip
+    together = system.score(batch.images, asked)
+    alone = torch.cat([system.score(batch.images, [query]) for query in asked], dim=1)
+    assert torch.allclose(together, alone, atol=1e-6) and not torch.allclose(together[:, 0], together[:, 2])
+
+
+def test_excluded_entities_stay_queries_and_teach_nothing(batch):
+    system = build(excluded=("effusion",))
+    place = system.config["entities"].index("effusion")
+    fused = []
+    system.dropout.register_forward_hook(lambda _, __, out: fused.append(out) or out.retain_grad())
+    system.loss(batch).total.backward()
+    taught = fused[0].grad.abs().sum(dim=(0, 2)) > 0
+    assert not taught[place] and taught.any() and len(taught) == len(system.config["entities"])
+    with pytest.raises(ValueError, match="excluded names no entity of this system: gout"):
+        build(excluded=("gout",))
+
+
+def test_without_a_position_loss_its_head_asks_for_no_gradient(batch):
+    system = build(position_weight=0.0)
+    system.loss(batch).total.backward()
+    assert all(p.grad is not None for p in system.parameters() if p.requires_grad), (
+        "else several processes cannot train"
+    )
 
 
 def test_names_instead_of_descriptions():
@@ -199,6 +230,16 @@ def test_an_official_checkpoint_converts_to_the_last_digit(tmp_path):
     )
     assert torch.allclose(scores[0], expected, atol=1e-4)
     assert torch.equal(system.position_vectors, places)
+
+
+def test_one_given_book_of_text_vectors_is_kept(tmp_path, monkeypatch):
+    path, _, _ = official_file(tmp_path)
+    monkeypatch.setattr(medklip, "_text_model", lambda name: lambda texts: torch.zeros(len(texts), 768))
+    book = torch.randn(75, 768)
+    system = medklip.from_official(path, entity_vectors=book)
+    assert torch.equal(system.entity_vectors, book) and not system.position_vectors.any()
+    with pytest.raises(ValueError, match=r"position_vectors must be \(51, 768\), got \(50, 768\)"):
+        medklip.from_official(path, entity_vectors=book, position_vectors=torch.zeros(50, 768))
 
 
 def test_a_checkpoint_that_is_not_official_is_refused_with_a_list(tmp_path):

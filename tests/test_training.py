@@ -11,7 +11,7 @@ from conftest import made_up_studies
 
 import medvlp_lite.training as training
 from medvlp_lite.encoders.text import ReportTokenizer
-from medvlp_lite.studies import StudyDataset
+from medvlp_lite.studies import StudyDataset, collate
 from medvlp_lite.systems.convirt import ConVIRT
 from medvlp_lite.training import (
     NonFiniteLossError,
@@ -169,6 +169,16 @@ def test_a_crop_is_a_part_of_the_image_of_the_promised_size():
     part = cropped(columns, 0.3)
     assert (part[..., -1] > part[..., 0]).all()  # never mirrored
     torch.testing.assert_close(cropped(columns, 1.0, stretch=1.0)[0, 0], columns, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "no"])
+def test_after_training_the_system_computes_in_full_precision_again(data, precision):
+    system = build(data)
+    seen = []
+    system.loss = lambda batch, loss=system.loss: (seen.append(torch.is_autocast_enabled("cpu")), loss(batch))[1]
+    fit(system, data, TrainingPlan(1, 6, precision=precision), report=None)
+    system(collate([data[i] for i in range(6)]))
+    assert seen == [precision == "bf16", False]
 
 
 def test_cache_answers_only_for_the_same_plan_data_and_source(data, tmp_path, monkeypatch):

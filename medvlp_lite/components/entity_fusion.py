@@ -96,36 +96,45 @@ def existence_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
     ``logits`` (B, Q, 2) is the code's reading (softmax over absent, present), (B, Q) the paper's (one score through a
     sigmoid); they agree when the score is the difference of the two. ``labels`` (B, Q) is 1, 0 or NaN; NaN is left out.
-    Zero, with zero gradient, when nothing is known. Raises ValueError when shapes do not fit.
+    Zero, with zero gradient, when nothing is known. Raises ValueError when shapes do not fit or a label is another number.
     Built in chapter 04_entity_fusion.
     """
     if logits.shape[:2] != labels.shape or logits.ndim not in (2, 3):
         raise ValueError(f"logits {tuple(logits.shape)} do not fit labels {tuple(labels.shape)}")
     known = ~labels.isnan()
     if not known.any():
-        return logits.sum() * 0.0
+        return (logits * 0.0).sum()
+    if not ((labels == 0) | (labels == 1) | ~known).all():
+        raise ValueError("labels must be 1, 0 or NaN; where -1 stands for unknown, put NaN")
     if logits.ndim == 2:
         return F.binary_cross_entropy_with_logits(logits[known], labels[known].to(logits.dtype))
     return F.cross_entropy(logits[known], labels[known].long())
 
 
-def sample_positions(adjacency: torch.Tensor, negatives: int = 7) -> torch.Tensor:
+def sample_positions(adjacency: torch.Tensor, negatives: int = 7, pool: str = "entity") -> torch.Tensor:
     """Draw the candidates of the position loss: (B, Q, 1 + ``negatives``) position indices, the true one first (K-9).
 
-    Slot 0 is one random position whose label is 1; the others are distinct random positions whose label is not 1, so
-    "denied there" and "not mentioned there" both serve, as in the official code. Rows of entities without a true position
-    are filled too; ``position_loss`` leaves them out. Raises ValueError when there are too few positions.
-    Built in chapter 04_entity_fusion.
+    Slot 0 is one random position whose label is 1. With ``pool`` "entity" the others are distinct random positions where this
+    entity's label is not 1, so "denied there" and "not mentioned there" both serve. "matrix" is how the released data code
+    draws them: the position of a random cell of the whole matrix that is not 1, so that one may repeat or be the true one.
+    Rows of entities without a true position are filled too; ``position_loss`` leaves them out.
+    Raises ValueError for another pool or when there are too few positions. Built in chapter 04_entity_fusion.
     """
-    positions = adjacency.shape[1]
+    if pool not in ("entity", "matrix"):
+        raise ValueError(f"pool must be 'entity' or 'matrix', got {pool!r}")
+    batch, positions, entities = adjacency.shape
     true = (adjacency == 1).transpose(1, 2)
-    if int(positions - true.sum(dim=-1).max()) < negatives:
+    if true.numel() and int(positions - true.sum(dim=-1).max()) < negatives:
         raise ValueError(
             f"{positions} positions leave an entity fewer than {negatives} that are not true; ask for fewer"
         )
     noise = torch.rand(2, *true.shape, device=adjacency.device)
     positive = noise[0].masked_fill(~true, -1).argmax(dim=-1, keepdim=True)
-    others = noise[1].masked_fill(true, -1).topk(negatives, dim=-1).indices
+    if pool == "matrix" and true.numel():
+        free = (~true).sum(dim=1).float()
+        others = torch.multinomial(free, entities * negatives, replacement=True).view(batch, entities, negatives)
+    else:
+        others = noise[1].masked_fill(true, -1).topk(negatives, dim=-1).indices
     return torch.cat([positive, others], dim=-1)
 
 
@@ -141,8 +150,8 @@ def position_loss(
 
     ``predicted`` (B, Q, e), ``positions`` (P, e), ``candidates`` (B, Q, 1 + M) with the true one first, ``present`` (B, Q)
     bool. Plain inner products. ``loc_log`` True is the official code: cross-entropy, averaged over the entities present.
-    False is the formula as printed: the softmax share itself, negated, averaged over the entities present; it lies in
-    (-1, 0) and its gradient dies where the prediction is poor. Zero, with zero gradient, when no entity is present
+    False is the printed term: the softmax share itself, negated, here also averaged over the entities present, where print
+    divides by the number of all; it lies in (-1, 0) and its gradient dies where the prediction is poor. Zero, with zero gradient, when no entity is present
     (the official code gives NaN there). Built in chapter 04_entity_fusion.
     """
     if predicted.shape[:2] != candidates.shape[:2] or present.shape != predicted.shape[:2]:
@@ -151,7 +160,7 @@ def position_loss(
             f"{tuple(present.shape)} do not fit together"
         )
     if not present.any():
-        return predicted.sum() * 0.0
+        return (predicted * 0.0).sum()
     offered = positions[candidates[present]]
     logits = torch.einsum("ne,nce->nc", predicted[present], offered)
     share = F.log_softmax(logits, dim=-1)[:, 0]

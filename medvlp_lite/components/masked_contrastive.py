@@ -54,7 +54,7 @@ def weighted_info_nce(
     "logits" and "loss", one half each of that; "none", plain InfoNCE. The terms' weights carry no gradient
     unless ``detach`` is False (the mistake the chapter shows). ``normalise_loss_weights`` divides by their sum instead of
     B; None takes the code's way for "split" and "loss" and the paper's for "joint". Raises ValueError for an unknown
-    weighting or shapes that do not fit. Built in chapter 05_masked_contrastive.
+    weighting, shapes that do not fit or a temperature that is not positive. Built in chapter 05_masked_contrastive.
     """
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
@@ -64,6 +64,8 @@ def weighted_info_nce(
         )
     if weighting == "none":
         return info_nce(similarity, temperature)
+    if float(torch.as_tensor(temperature).detach()) <= 0:
+        raise ValueError(f"temperature must be positive, got {float(temperature)}")
     logits = torch.stack([similarity, similarity.t()]) / temperature  # (2, B, B): by image, by text
     scaled = weights.view(1, -1, 1) * logits
     terms = weights.detach() if detach else weights

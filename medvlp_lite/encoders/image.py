@@ -134,10 +134,9 @@ class ViTEncoder(nn.Module):
     def forward(
         self, images: torch.Tensor, visible: torch.Tensor | None = None, class_token: bool = False
     ) -> torch.Tensor:
-        tokens = self.patches(standardise(images)).flatten(2).transpose(1, 2)
-        if tokens.shape[1] != self.positions.shape[0]:
+        if images.shape[-2:] != (self.grid * self.stride,) * 2:
             raise ValueError(f"this ViT takes images of side {self.grid * self.stride}, got {tuple(images.shape)}")
-        tokens = tokens + self.positions
+        tokens = self.patches(standardise(images)).flatten(2).transpose(1, 2) + self.positions
         if visible is not None:
             tokens = tokens.gather(1, visible.unsqueeze(-1).expand(-1, -1, self.width))
         tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)

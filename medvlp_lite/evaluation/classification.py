@@ -85,6 +85,8 @@ def auc_table(
     """
     if labels.shape != scores.shape or labels.shape[1] != len(names):
         raise ValueError(f"labels {labels.shape}, scores {scores.shape} and {len(names)} names do not fit together")
+    if groups is not None and len(groups) != len(labels):
+        raise ValueError(f"{len(groups)} groups do not fit {len(labels)} studies")
     values = _aucs(labels, scores)
     if np.isnan(values).all():
         raise ValueError("no class has both positive and negative studies; nothing can be scored")
@@ -125,50 +127,77 @@ class Decision:
     specificity: float
 
 
-def best_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
+F1_RULES = ("scores", "medklip", "medfilip")
+
+
+def best_threshold(labels: np.ndarray, scores: np.ndarray, rule: str = "scores") -> float:
     """The score at which "score >= threshold" has the largest F1 on the known labels (C-3).
 
-    Raises ValueError when no known label is positive. Built in chapter 03_contrastive_baseline.
+    Candidates are the scores themselves, the lowest of equals wins. ``rule`` "medfilip" tries -1, -0.999, ... 0.999 instead,
+    and of equals takes the most accurate, as the released code does. Raises ValueError when no known label is positive.
+    Built in chapter 03_contrastive_baseline.
     """
     known = ~np.isnan(labels)
     if not (labels[known] == 1).any():
         raise ValueError("no positive label to choose a threshold on")
+    if rule == "medfilip":
+        return float(max(np.arange(-1000, 1000) / 1000, key=lambda t: _f1_then_accuracy(decide(labels, scores, t, ""))))
     precision, recall, thresholds = precision_recall_curve(labels[known], scores[known])
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     return float(thresholds[int(np.argmax(f1[:-1]))])
 
 
-def decide(labels: np.ndarray, scores: np.ndarray, threshold: float, chosen_on: str) -> Decision:
-    """Count what "score >= threshold" gets right on the known labels (C-2). Built in chapter 03_contrastive_baseline."""
+def _f1_then_accuracy(decision: Decision) -> tuple[float, float]:
+    return round(decision.f1, 9), decision.accuracy
+
+
+def decide(
+    labels: np.ndarray, scores: np.ndarray, threshold: float, chosen_on: str, strict_accuracy: bool = False
+) -> Decision:
+    """Count what "score >= threshold" gets right on the known labels (C-2).
+
+    ``strict_accuracy`` counts "score > threshold" for the accuracy alone, as the official MedKLIP code does.
+    Raises ValueError for a score that is NaN. Built in chapter 03_contrastive_baseline.
+    """
     known = ~np.isnan(labels)
-    truth, positive = labels[known] == 1, scores[known] >= threshold
+    labels, scores = labels[known], scores[known]
+    if np.isnan(scores).any():
+        raise ValueError("a score is NaN; nothing can be decided on it")
+    truth, positive = labels == 1, scores >= threshold
     tp, tn = int((truth & positive).sum()), int((~truth & ~positive).sum())
     fp, fn = int((~truth & positive).sum()), int((truth & ~positive).sum())
+    right = int((truth == (scores > threshold)).sum()) if strict_accuracy else tp + tn
     return Decision(
         threshold=threshold,
         chosen_on=chosen_on,
         f1=2 * tp / max(2 * tp + fp + fn, 1),
-        accuracy=(tp + tn) / max(len(truth), 1),
+        accuracy=right / max(len(truth), 1),
         sensitivity=tp / max(tp + fn, 1),
         specificity=tn / max(tn + fp, 1),
     )
 
 
 def max_f1(
-    test: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray] | None = None, threshold_from: str = "val"
+    test: tuple[np.ndarray, np.ndarray],
+    val: tuple[np.ndarray, np.ndarray] | None = None,
+    threshold_from: str = "val",
+    rule: str = "scores",
 ) -> Decision:
     """F1 and accuracy on ``test`` = (labels, scores) at the F1-best threshold (C-3).
 
     ``threshold_from`` "val" is honest. "test" picks the threshold on the labels it is then judged by, as the MedKLIP and
-    MedFILIP papers do, which flatters. Raises ValueError when "val" is asked for and not given.
+    MedFILIP papers do, which flatters. ``rule`` "medklip" and "medfilip" follow the released scripts to the last tie: see
+    ``decide`` and ``best_threshold``. Raises ValueError for an unknown choice, or when "val" is asked for and not given.
     Built in chapter 03_contrastive_baseline.
     """
     if threshold_from not in ("val", "test"):
         raise ValueError(f"threshold_from must be 'val' or 'test', got {threshold_from!r}")
+    if rule not in F1_RULES:
+        raise ValueError(f"rule must be one of {F1_RULES}, got {rule!r}")
     if threshold_from == "val" and val is None:
         raise ValueError("threshold_from='val' needs val=(labels, scores)")
     source = val if threshold_from == "val" else test
-    return decide(*test, best_threshold(*source), threshold_from)
+    return decide(*test, best_threshold(*source, rule), threshold_from, strict_accuracy=rule == "medklip")
 
 
 def calibration_curve(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """Does the map lie where the finding is? Pointing game, overlap, detection, and three baselines that never look (C-4, K-12).
 
-Maps are (h, w) on a system's own grid; regions are bool (H, W) at image resolution. Built in chapter 04_entity_fusion.
+Maps are (h, w) on a system's own grid; regions are masks (H, W) at image resolution, bool or whole numbers, where all but 0
+is inside (official masks count overlapping boxes). Built in chapter 04_entity_fusion.
 """
 
 from __future__ import annotations
@@ -29,29 +30,34 @@ def pointing_game(heat: np.ndarray, region: np.ndarray, tolerance: int = 0) -> b
     Cells that are NaN (outside a crop) are passed over. ``tolerance`` counts grid cells by which the region is widened first: a line thinner than a cell is else missed by
     maps that are right. Raises ValueError for an empty region or a map of nothing but NaN. Built in chapter 04_entity_fusion.
     """
-    _check(heat, region)
-    if tolerance:
-        cell = max(region.shape[0] // heat.shape[0], region.shape[1] // heat.shape[1], 1)
-        region = ndimage.binary_dilation(region, np.ones((3, 3)), iterations=tolerance * cell)
-    peak = upsample(heat == np.nanmax(heat), *region.shape)
-    return bool((peak & region).any())
-
-
-def _check(heat: np.ndarray, region: np.ndarray) -> None:
+    region = _mask(region)
     if not region.any():
         raise ValueError("the region is empty; grounding is scored on positive studies only")
     if np.isnan(heat).all():
         raise ValueError("the map holds nothing but NaN")
+    if tolerance:
+        cell = max(region.shape[0] // heat.shape[0], region.shape[1] // heat.shape[1], 1)
+        region = ndimage.binary_dilation(region, np.ones((3, 3)), iterations=tolerance * cell)
+    finer = np.maximum(heat.shape, region.shape)
+    return bool((upsample(heat == np.nanmax(heat), *finer) & upsample(region, *finer)).any())
+
+
+def _mask(region: np.ndarray) -> np.ndarray:
+    if region.dtype != bool and not np.issubdtype(region.dtype, np.integer):
+        raise ValueError(f"a region is a mask of bool or whole numbers, got {region.dtype}")
+    return region != 0
 
 
 def iou(predicted: np.ndarray, region: np.ndarray) -> float:
-    """Intersection over union of two bool masks (H, W); 0 when only one is empty, NaN when both are (C-4)."""
+    """Intersection over union of two masks (H, W); 0 when only one is empty, NaN when both are (C-4)."""
+    predicted, region = _mask(predicted), _mask(region)
     union = (predicted | region).sum()
     return float((predicted & region).sum() / union) if union else float("nan")
 
 
 def dice(predicted: np.ndarray, region: np.ndarray) -> float:
     """Twice the intersection over the sum of both areas; 0 when only one is empty, NaN when both are (C-4)."""
+    predicted, region = _mask(predicted), _mask(region)
     total = predicted.sum() + region.sum()
     return float(2 * (predicted & region).sum() / total) if total else float("nan")
 
@@ -63,13 +69,14 @@ def contrast_to_noise(heat: np.ndarray, region: np.ndarray, absolute: bool = Fal
     Pixels that are NaN are left out. 0 when the denominator is 0, NaN when no pixel is left inside or outside.
     Built in chapter 05_masked_contrastive.
     """
-    full = upsample(heat, *region.shape)
+    region = _mask(region)
+    full = upsample(heat, *region.shape).astype(np.float64)
     known = ~np.isnan(full)
     inside, outside = full[region & known], full[~region & known]
     if not inside.size or not outside.size:
         return float("nan")
     noise = np.sqrt(inside.var() + outside.var())
-    if noise == 0:
+    if np.ptp(inside) == np.ptp(outside) == 0:  # exactly; a variance may keep rounding errors
         return 0.0
     value = float((inside.mean() - outside.mean()) / noise)
     return abs(value) if absolute else value
@@ -94,6 +101,7 @@ def miou(
     Pixels that are NaN are left out. An IoU with nothing predicted or nothing true counts as ``empty``: NaN as in the
     official code, where it makes the mean NaN; 0 is the other reading. Built in chapter 05_masked_contrastive.
     """
+    region = _mask(region)
     full = upsample(heat, *region.shape)
     known = ~np.isnan(full)
     if not known.any():
@@ -113,9 +121,15 @@ def best_threshold(heats: Sequence[np.ndarray], regions: Sequence[np.ndarray], s
     if not len(heats):
         raise ValueError("no validation map to choose a threshold on")
     candidates = np.arange(steps) / steps
-    maps = [scaled(upsample(heat, *region.shape)) for heat, region in zip(heats, regions)]
-    means = [np.mean([iou(full > t, region) for full, region in zip(maps, regions)]) for t in candidates]
+    known = [_known(scaled(heat), region) for heat, region in zip(heats, regions)]
+    means = [np.mean([iou(full > t, region) for full, region in known]) for t in candidates]
     return float(candidates[int(np.nanargmax(means))])
+
+
+def _known(heat: np.ndarray, region: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    full = upsample(heat, *region.shape)
+    known = ~np.isnan(full)
+    return full[known], region[known]
 
 
 def regions_hit(predicted: np.ndarray, regions: Sequence[np.ndarray], at_iou: float = 0.1) -> tuple[int, int, int]:
@@ -149,24 +163,28 @@ def score_grounding(
     regions: Sequence[np.ndarray],
     threshold: float,
     parts: Sequence[Sequence[np.ndarray]] | None = None,
+    stretch: bool = True,
 ) -> GroundingScore:
     """All grounding measures over positive studies, at a threshold on stretched maps chosen elsewhere.
 
     ``parts`` gives each study's separate true regions (boxes); by default the connected parts of its region.
-    Raises ValueError when lengths differ or there is no study. Built in chapter 04_entity_fusion.
+    ``stretch`` False thresholds the maps as they are: the official MedKLIP code takes attention above 0.008. Cells that are
+    NaN count in no measure but detection. Raises ValueError when lengths differ or there is no study.
+    Built in chapter 04_entity_fusion.
     """
-    if len(heats) != len(regions) or not len(heats):
+    parts = [_connected(region) for region in regions] if parts is None else parts
+    if not len(heats) == len(regions) == len(parts) or not len(heats):
         raise ValueError(f"need as many maps as regions and at least one, got {len(heats)} and {len(regions)}")
-    predicted = [scaled(upsample(h, *r.shape)) > threshold for h, r in zip(heats, regions)]
-    parts = parts or [_connected(region) for region in regions]
-    found = np.array([regions_hit(p, part) for p, part in zip(predicted, parts)])
+    maps = [scaled(heat) if stretch else heat for heat in heats]
+    found = np.array([regions_hit(upsample(m, *r.shape) > threshold, p) for m, r, p in zip(maps, regions, parts)])
+    known = [_known(*pair) for pair in zip(maps, regions)]
     truths = sum(len(part) for part in parts)
     return GroundingScore(
         studies=len(heats),
         pointing=float(np.mean([pointing_game(h, r) for h, r in zip(heats, regions)])),
         pointing_one_cell=float(np.mean([pointing_game(h, r, tolerance=1) for h, r in zip(heats, regions)])),
-        iou=float(np.nanmean([iou(p, r) for p, r in zip(predicted, regions)])),
-        dice=float(np.nanmean([dice(p, r) for p, r in zip(predicted, regions)])),
+        iou=float(np.nanmean([iou(full > threshold, region) for full, region in known])),
+        dice=float(np.nanmean([dice(full > threshold, region) for full, region in known])),
         cnr=float(np.nanmean([contrast_to_noise(h, r) for h, r in zip(heats, regions)])),
         detection_recall=float(found[:, 0].sum() / max(truths, 1)),
         detection_precision=float(found[:, 1].sum() / max(found[:, 2].sum(), 1)),
@@ -196,10 +214,12 @@ def centre_box(grid: int) -> np.ndarray:
 def average_lesion(regions: Sequence[np.ndarray], grid: int) -> np.ndarray:
     """Where this finding usually lies: the mean of training regions on the grid (grid, grid).
 
-    The strongest baseline that never looks at the image. Raises ValueError without regions.
+    The strongest baseline that never looks at the image. Raises ValueError without regions, or for a finer grid than theirs.
     """
     if not len(regions):
         raise ValueError("no training region to average")
+    if grid > min(regions[0].shape):
+        raise ValueError(f"a grid of {grid} is finer than the regions, {regions[0].shape}")
     step = [np.arange(grid + 1) * side // grid for side in regions[0].shape]
     total = np.mean([region.astype(float) for region in regions], axis=0)
     sums = np.add.reduceat(np.add.reduceat(total, step[0][:-1], axis=0), step[1][:-1], axis=1)

@@ -44,7 +44,7 @@ CHOICES = {
     "weighting": WEIGHTINGS,
     "lambda_mode": ("paper", "sum"),
     "text_pool": ("pooler", "cls", "mean"),
-    "sentences": ("random", "all"),
+    "sentences": ("random", "code", "all"),
 }
 
 
@@ -56,10 +56,11 @@ class MaCo(System):
     ``lambda_mode`` "paper" weights reconstruction by ``lam`` and contrast by 1 - lam (M-9), "sum" adds them as the released
     code does. ``contrastive`` False trains the reconstruction alone. ``block`` hides squares of patches. ``text_pool``
     "pooler" (code), "cls" (paper) or "mean"; ``text_projection`` False is the code's. ``sentences`` "random" keeps and
-    shuffles some of a report's sentences. ``tau_w`` and ``smooth_sigma`` draw heat maps (M-10), None weights no patch.
+    shuffles some of a report's sentences; "code" does so before it drops empty ones. Images may come at full size, or as
+    small as the encoder takes them, as the official evaluation feeds them. ``tau_w`` and ``smooth_sigma`` draw heat maps (M-10), None weights no patch.
     ``score_rate`` multiplies the FC layer's learning rate. ``trace_every`` > 0 keeps its weights every so many training
     steps, for ``weights_by_step``; once 32 are kept, every other one goes and the interval doubles. ``warm_start`` says which weights it began from.
-    Raises ValueError for an unknown choice. Built in chapter 05_masked_contrastive.
+    Raises ValueError for an unknown choice or an impossible number. Built in chapter 05_masked_contrastive.
     """
 
     name = "maco"
@@ -102,6 +103,11 @@ class MaCo(System):
         for name, choices in CHOICES.items():
             if self.config[name] not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {self.config[name]!r}")
+        if not 0 <= mask_ratio < 1 or temperature <= 0 or image_size % downsample:
+            raise ValueError(
+                "need 0 <= mask_ratio < 1, temperature > 0 and image_size a multiple of downsample, "
+                f"got {mask_ratio}, {temperature}, {image_size} and {downsample}"
+            )
         self.tokenizer = tokenizer
         self.image_encoder = ViTEncoder(vit, image_size // downsample)
         width, self.patches = self.image_encoder.width, self.image_encoder.grid**2
@@ -124,7 +130,7 @@ class MaCo(System):
         self.register_buffer("weight_trace", torch.full((TRACE_ROWS if trace_every else 0, self.patches), torch.nan))
         self.register_buffer("steps_seen", torch.zeros((), dtype=torch.long))
         unused = [self.text_pooler] if text_pool != "pooler" else []
-        if weighting == "none" or not contrastive:
+        if not contrastive or weighting == "none" or (version == "journal" and weighting == "loss"):
             unused.append(self.importance_score)
         if not contrastive:
             unused += [self.image_projection, self.text_encoder, self.text_pooler, self.text_projection]
@@ -155,8 +161,8 @@ class MaCo(System):
             )  # fmt: skip
         if config["contrastive"]:
             texts = [describing_text(report) for report in batch.reports]
-            if config["sentences"] == "random":
-                texts = [shuffled_sentences(text) for text in texts]
+            if config["sentences"] != "all":
+                texts = [shuffled_sentences(text, empty=config["sentences"] == "code") for text in texts]
             terms["contrastive"] = self.contrast(
                 self.image_projection(tokens[:, 1:]).mean(dim=1), self.text_features(texts), self.importance_score(seen)
             )
@@ -165,12 +171,16 @@ class MaCo(System):
         return LossTerms(terms, weights)
 
     def contrast(self, images: torch.Tensor, texts: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """The contrastive term from image vectors (B, d), text vectors (B, d) and raw scores (B,), over all processes."""
-        images, texts, scores = (gather_pairs(x.float()) for x in (images, texts, scores))
-        logits, weighting = self.logit_multiplier * cosine_matrix(images, texts), self.config["weighting"]
-        if self.config["version"] == "v1" and weighting != "none":
-            return v1_alignment(logits, scores, 1.0, group=self.config["group"])
-        return weighted_info_nce(logits, importance(scores), 1.0, weighting=weighting)
+        """The contrastive term from image vectors (B, d), text vectors (B, d) and raw scores (B,), over all processes.
+
+        In full precision whatever the training's: logits around 30 leave bfloat16 no digits.
+        """
+        with torch.autocast(images.device.type, enabled=False):
+            images, texts, scores = (gather_pairs(x.float()) for x in (images, texts, scores))
+            logits, weighting = self.logit_multiplier * cosine_matrix(images, texts), self.config["weighting"]
+            if self.config["version"] == "v1" and weighting != "none":
+                return v1_alignment(logits, scores, 1.0, group=self.config["group"])
+            return weighted_info_nce(logits, importance(scores), 1.0, weighting=weighting)
 
     def _trace(self) -> None:
         if not (self.training and self.config["trace_every"]):
@@ -200,7 +210,14 @@ class MaCo(System):
 
     def local_features(self, images: torch.Tensor) -> torch.Tensor:
         """Tokens of all patches before projection (B, h, w, C), nothing masked."""
-        return self.image_encoder(shrink(images, self.config["downsample"])).permute(0, 2, 3, 1)
+        return self.image_encoder(self._small(images)).permute(0, 2, 3, 1)
+
+    def _small(self, images: torch.Tensor) -> torch.Tensor:
+        side = self.image_encoder.grid * self.image_encoder.stride
+        return images if images.shape[-1] == side else shrink(images, self.config["downsample"])
+
+    def image_features(self, images: torch.Tensor) -> torch.Tensor:
+        return self.local_features(images).permute(0, 3, 1, 2)
 
     def text_features(self, texts: Sequence[str]) -> torch.Tensor:
         """Text vectors (len(texts), d), not normalised: M-7."""
@@ -222,6 +239,8 @@ class MaCo(System):
             known = {text: place for place, text in enumerate(dict.fromkeys(sum(texts, ())))}
             vectors = self.text_features(list(known)) if known else self.logit_multiplier.new_zeros(0)
             zero = self.image_projection.weight.new_zeros(self.image_projection.out_features)
+            if known and vectors.shape[-1] != len(zero):
+                raise ValueError(f"texts have {vectors.shape[-1]} numbers, images {len(zero)}: they cannot be compared")
             sides.append(torch.stack([vectors[[known[t] for t in own]].mean(dim=0) if own else zero for own in texts]))
         return sides[0], sides[1]
 
@@ -251,7 +270,7 @@ class MaCo(System):
 
     def view(self, images: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         """Image vectors (B, d) from the visible patches (B, Ns) alone, not normalised."""
-        tokens = self.image_encoder(shrink(images, self.config["downsample"]), visible)
+        tokens = self.image_encoder(self._small(images), visible)
         return self.image_projection(tokens).mean(dim=1)
 
     def drawing(self, images: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
@@ -259,18 +278,23 @@ class MaCo(System):
 
         H is the full image's side with ``hr``, else that of the image the encoder sees.
         """
-        tokens = self.image_encoder(shrink(images, self.config["downsample"]), visible, class_token=True)
+        tokens = self.image_encoder(self._small(images), visible, class_token=True)
         return unpatchify(self.decoder(tokens, visible), self.target_patch, self.config["channels"])
 
 
-def shuffled_sentences(report: str) -> str:
+def shuffled_sentences(report: str, empty: bool = False) -> str:
     """Some of the report's sentences in random order: split at full stops, shuffled, the first k of n kept, k uniform in 1..n.
 
-    Built in chapter 05_masked_contrastive.
+    Pieces that are empty or say "none" are dropped first; with ``empty`` they count among the n and are dropped last, as in
+    the released code, so that the answer may be empty. Built in chapter 05_masked_contrastive.
     """
-    sentences = [part.strip() for part in report.split(".")]
-    sentences = [part for part in sentences if part and part.lower() != "none"]
-    if not sentences:
+    pieces = [part.strip() for part in report.split(".")]
+    pieces = pieces if empty else _said(pieces)
+    if not pieces:
         return ""
-    kept = torch.randperm(len(sentences))[: int(torch.randint(1, len(sentences) + 1, ()))]
-    return ". ".join(sentences[i] for i in kept.tolist()) + "."
+    kept = torch.randperm(len(pieces))[: int(torch.randint(1, len(pieces) + 1, ()))]
+    return "".join(f"{piece}. " for piece in _said([pieces[i] for i in kept.tolist()])).rstrip()
+
+
+def _said(pieces: Sequence[str]) -> list[str]:
+    return [piece for piece in pieces if piece and piece.lower() != "none"]

@@ -52,7 +52,8 @@ def from_official(
     its position code along. Left out: the loss buffer, ``position_ids``, and heads that the method does not use. Where
     the text is narrower than the image side, as in the released configuration, they cannot be multiplied, and comparing
     them raises ValueError. ``trust`` allows a file that holds more than tensors (a pickle can run code: only for a file
-    you know). Raises ValueError listing every name that is missing, unexpected or of another shape.
+    you know). Raises ValueError listing every name that is missing, unexpected or of another shape, or the first one
+    without which no size can be read.
     Built in chapter 05_masked_contrastive.
     """  # fmt: skip
     from medvlp_lite.systems.maco import MaCo
@@ -60,12 +61,13 @@ def from_official(
     state = _official_state(path, trust)
     try:
         sizes = _official_sizes(state, text_heads, decoder_heads)
+        temperature = 1 / float(state["logit_multiplier"])
         words = _official_tokenizer(tokenizer, len(state["text_encoder.bert.embeddings.word_embeddings.weight"]))
-    except KeyError as error:
+    except (KeyError, ZeroDivisionError) as error:
         raise ValueError(f"{path} is not an official MaCo checkpoint: missing {error.args[0]}") from error
     system = MaCo(
         words, **sizes, weighting="split", lambda_mode="sum", text_pool="pooler", text_projection=False,
-        temperature=1 / float(state["logit_multiplier"]),
+        temperature=temperature,
     )  # fmt: skip
     own = {name: tensor for name, tensor in system.state_dict().items() if name not in ("weight_trace", "steps_seen")}
     require_fit(state, own, path, "MaCo")
@@ -122,7 +124,10 @@ def _official_tokenizer(path: str | Path | None, size: int) -> ReportTokenizer:
         names = ["[PAD]", "[UNK]", "[CLS]", "[MASK]", *(f"[unused{number}]" for number in range(4, size))]
         words = Tokenizer(models.WordPiece({name: place for place, name in enumerate(names)}, unk_token="[UNK]"))
     else:
-        words = Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+        try:
+            words = Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+        except Exception as error:  # the library raises nothing more specific
+            raise ValueError(f"{path} is no tokenizer file: {error}") from error
     if words.get_vocab_size() != size:
         raise ValueError(f"{path} holds {words.get_vocab_size()} word pieces, the checkpoint {size}")
     start = ("[CLS]", words.token_to_id("[CLS]"))

@@ -36,7 +36,9 @@ class MedKLIP(System):
     """Entities described in words ask the image's local features whether and where they are there: K-1 to K-13.
 
     ``entities`` are the queries, by name; ``use_descriptions`` asks with their descriptions, else with the names alone
-    (the paper's "w/o DE"); ``position_weight`` 0 switches the position loss off ("w/o PosCL"). ``existence`` "code" has two
+    (the paper's "w/o DE"); ``position_weight`` is 1 in paper and code, 0.3 is what few steps bear, and 0 switches the position
+    loss off ("w/o PosCL"). ``negatives`` are drawn from ``pool``: see ``sample_positions``. ``excluded`` entities stay
+    queries but enter no loss, as the official option exclude_class has it. ``existence`` "code" has two
     logits, "paper" one; ``loc_log`` is explained at ``position_loss``. ``flip`` mirrors half of the training images;
     ``mirror_positions`` then mirrors left and right in the labels too, which the official code does not.
     ``init_std`` 0.02 is the official start of all weight matrices, made for its widths; at the small widths here it leaves
@@ -66,6 +68,8 @@ class MedKLIP(System):
         use_descriptions: bool = True,
         position_weight: float = 0.3,
         negatives: int = 7,
+        pool: str = "entity",
+        excluded: Sequence[str] = (),
         existence: str = "code",
         loc_log: bool = True,
         flip: bool = False,
@@ -77,7 +81,9 @@ class MedKLIP(System):
         if existence not in ("code", "paper"):
             raise ValueError(f"existence must be 'code' or 'paper', got {existence!r}")
         self.config = {key: value for key, value in locals().items() if key not in ("self", "tokenizer", "__class__")}
-        self.config["entities"] = list(entities)
+        self.config |= {"entities": list(entities), "excluded": list(excluded)}
+        if unknown := set(excluded) - set(entities):
+            raise ValueError(f"excluded names no entity of this system: {', '.join(sorted(unknown))}")
         self.tokenizer = tokenizer
         fill = text_width is None
         text_width = self.config["text_width"] = self.texts.width if fill else text_width
@@ -91,6 +97,7 @@ class MedKLIP(System):
         self.position_head = nn.Linear(width, text_width)
         for layer in (*self.token_mlp[::2], self.query_projection, self.existence_head, self.position_head):
             spread_weights(layer, init_std)
+        self.position_head.requires_grad_(position_weight > 0)
         places = vocabulary()["positions"]
         self.register_buffer("entity_vectors", torch.zeros(len(entities), text_width))
         self.register_buffer("position_vectors", torch.zeros(len(places), text_width))
@@ -112,8 +119,10 @@ class MedKLIP(System):
 
     def fuse(self, images: torch.Tensor, entity_vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Fused queries (B, Q, width) and cross-attention (layers, B, Q, h, w) for text vectors (Q, text width): K-6."""
-        local = self.local_features(images)
-        queries = self.query_projection(entity_vectors).expand(len(images), -1, -1)
+        return self._fuse(self.local_features(images), entity_vectors)
+
+    def _fuse(self, local: torch.Tensor, entity_vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        queries = self.query_projection(entity_vectors).expand(len(local), -1, -1)
         fused, attention = self.decoder(queries, local.flatten(1, 2))
         return self.dropout(fused), attention.unflatten(-1, local.shape[1:3])
 
@@ -123,10 +132,11 @@ class MedKLIP(System):
             batch, adjacency = self._flip(batch, adjacency)
         fused, _ = self.fuse(batch.images, self.entity_vectors)
         labels = entity_labels(adjacency)
+        labels[:, [self.config["entities"].index(name) for name in self.config["excluded"]]] = torch.nan
         logits = self.existence_head(fused)
         terms = {"existence": existence_loss(logits if logits.shape[-1] == 2 else logits.squeeze(-1), labels)}
         if self.config["position_weight"]:
-            candidates = sample_positions(adjacency, self.config["negatives"])
+            candidates = sample_positions(adjacency, self.config["negatives"], self.config["pool"])
             predicted = self.position_head(fused)
             terms["position"] = position_loss(
                 predicted, self.position_vectors, candidates, labels == 1, loc_log=self.config["loc_log"]
@@ -154,19 +164,29 @@ class MedKLIP(System):
         return F.normalize(self.query_projection(vectors), dim=-1)
 
     def _ask(self, images: torch.Tensor, queries: Sequence[Query]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Existence logits (B, Q) and attention (layers, B, Q, h, w); a query the system does not know is appended (K-13)."""
+        """Existence logits (B, Q) and attention (layers, B, Q, h, w).
+
+        A name the system knows is asked with its stored vector, whatever the query describes. Each other one is appended to
+        the known queries alone (K-13), so that no answer depends on what else is asked.
+        """
+        local = self.local_features(images)
         known = {name: place for place, name in enumerate(self.config["entities"])}
-        extra = [query for query in queries if query.name not in known]
-        vectors = self.entity_vectors
-        if extra:
-            added = self.texts([self._wording(query.name, query.description) for query in extra]).to(self.device)
-            vectors = torch.cat([vectors, added])
-            known |= {query.name: len(self.entity_vectors) + place for place, query in enumerate(extra)}
-        fused, attention = self.fuse(images, vectors)
+        logits, attention = self._answer(local, self.entity_vectors)
+        answers = []
+        for query in queries:
+            if query.name in known:
+                answers.append((logits[:, known[query.name]], attention[:, :, known[query.name]]))
+                continue
+            vector = self.texts([self._wording(query.name, query.description)]).to(self.device)
+            with_it = self._answer(local, torch.cat([self.entity_vectors, vector]))
+            answers.append((with_it[0][:, -1], with_it[1][:, :, -1]))
+        logits, attention = zip(*answers)
+        return torch.stack(logits, dim=1), torch.stack(attention, dim=2)
+
+    def _answer(self, local: torch.Tensor, entity_vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        fused, attention = self._fuse(local, entity_vectors)
         logits = self.existence_head(fused)
-        logits = logits[..., 1] - logits[..., 0] if logits.shape[-1] == 2 else logits.squeeze(-1)
-        places = [known[query.name] for query in queries]
-        return logits[:, places], attention[:, :, places]
+        return logits[..., 1] - logits[..., 0] if logits.shape[-1] == 2 else logits.squeeze(-1), attention
 
     def score(self, images: torch.Tensor, queries: Sequence[Query]) -> torch.Tensor:
         return self._ask(images, queries)[0]
@@ -201,8 +221,8 @@ def from_official(
 ) -> MedKLIP:
     """The authors' released checkpoint as a MedKLIP of ours: ResNet-50 through layer3, 4 layers, 75 entities.
 
-    The file does not hold the frozen text vectors (75, 768) and (51, 768). Without them they are computed with
-    Bio_ClinicalBERT from our descriptions, which are not the authors'. ``trust`` allows a file that holds more than tensors
+    The file does not hold the frozen text vectors (75, 768) and (51, 768). What is not given of them is computed with
+    Bio_ClinicalBERT from our descriptions, which are not the authors'; offline and not cached, that is an OSError. ``trust`` allows a file that holds more than tensors
     (a pickle can run code: only for a file you know). Raises ValueError listing every name that is missing, unexpected or
     of another shape. Built in chapter 04_entity_fusion.
     """
@@ -217,11 +237,14 @@ def from_official(
     )  # fmt: skip
     own = {name: tensor for name, tensor in system.state_dict().items() if not name.endswith("_vectors")}
     require_fit(state, own, path, "MedKLIP")
-    if entity_vectors is None or position_vectors is None:
-        texts = system.texts
-        entity_vectors = texts([describe(name) for name in words["entities"]])
-        position_vectors = texts([POSITION_PROMPT.format(name) for name in words["positions"]])
-    state |= {"entity_vectors": entity_vectors, "position_vectors": position_vectors}
+    wordings = {
+        "entity_vectors": (entity_vectors, [describe(name) for name in words["entities"]]),
+        "position_vectors": (position_vectors, [POSITION_PROMPT.format(name) for name in words["positions"]]),
+    }
+    for name, (given, texts) in wordings.items():
+        state[name] = system.texts(texts) if given is None else given
+        if state[name].shape != (len(texts), text_width):
+            raise ValueError(f"{name} must be {(len(texts), text_width)}, got {tuple(state[name].shape)}")
     system.load_state_dict(state)
     return system.eval()
 

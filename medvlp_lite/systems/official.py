@@ -26,10 +26,11 @@ def official_state(
         raise ValueError(
             f"{path} cannot be read as a file of tensors; if you know where it comes from, trust=True"
         ) from error
+    content = content.get(key, content) if isinstance(content, dict) else content
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint")
     state = {}
-    for name, tensor in content.get(key, content).items():
+    for name, tensor in content.items():
         name = name.removeprefix("module.")
         prefix = next((old for old in names if name.startswith(old)), "")
         state[names.get(prefix, "") + name.removeprefix(prefix)] = tensor
