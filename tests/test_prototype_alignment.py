@@ -103,6 +103,11 @@ def test_cluster_prototypes_keep_length_one_and_learn():
     assert torch.allclose(module.vectors.norm(dim=1), torch.ones(4))
     loss.backward()
     assert module.vectors.grad.abs().sum() > 0
+    module.eval()
+    images, texts, unit = units(8, 6).float(), units(8, 6, seed=1).float(), module.vectors.detach().clone()
+    with torch.no_grad():
+        module.vectors.mul_(3)
+    assert torch.allclose(module(images, texts), swapped_prediction(images, texts, unit))
 
 
 def test_class_prototype_loss_equals_the_loop_and_leaves_out_the_unlabelled():
@@ -120,6 +125,21 @@ def test_class_prototype_loss_equals_the_loop_and_leaves_out_the_unlabelled():
     nothing = class_prototype_loss(vectors, prototypes, torch.full((6,), -1))
     nothing.backward()
     assert nothing.item() == 0 and vectors.grad.abs().sum() == 0
+
+
+def test_classes_without_a_prototype_take_no_part_and_a_label_too_large_is_named():
+    vectors, prototypes = units(4, 5).requires_grad_(), units(3, 5, seed=1)
+    prototypes[1] = 0
+    labels = torch.tensor([0, 1, 2, -1])
+    seen, place = prototypes[[0, 2]], torch.tensor([0, -1, 1, -1])
+    loss = class_prototype_loss(vectors, prototypes, labels)
+    assert loss.item() == pytest.approx(class_prototype_loss(vectors, seen, place).item(), abs=1e-12)
+    loss.backward()
+    assert (vectors.grad.abs().sum(dim=1) > 0).tolist() == [True, False, True, False]
+    assert class_prototype_loss(vectors, prototypes, torch.full((4,), 1)).item() == 0
+    for training in (True, False):
+        with pytest.raises(ValueError, match=r"labels must lie in 0\.\.2, .* got 3"):
+            ClassPrototypes(3, 5).train(training)(vectors, vectors, torch.full((4,), 3))
 
 
 def test_class_prototypes_are_running_means_of_their_class():

@@ -152,6 +152,14 @@ def test_the_logged_cross_entropy_of_the_official_code():
     assert torch.allclose(soft_cross_entropy(logits, labels, normalise=False), logged)
 
 
+def test_soft_labels_below_zero_count_as_zero_and_half_precision_is_safe():
+    logits = torch.randn(2, 3, generator=torch.Generator().manual_seed(4))
+    labels = torch.tensor([[1.0, -0.6, -0.6], [0.0, 0.0, 0.0]])
+    expected = -logits[0].log_softmax(0)[0] / 2
+    assert torch.allclose(soft_cross_entropy(logits, labels), expected)
+    assert soft_cross_entropy(logits.half(), labels.half()).item() == pytest.approx(expected.item(), rel=1e-2)
+
+
 @pytest.mark.parametrize(
     "call, message",
     [

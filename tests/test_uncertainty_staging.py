@@ -185,6 +185,8 @@ def test_theta_by_coverage_and_by_youden():
         us.choose_theta(unsure, unsure < 0.3, "guess")
     with pytest.raises(ValueError, match="need answers"):
         us.choose_theta(np.array([]), np.array([]))
+    with pytest.raises(ValueError, match="1 of 2 uncertainties are NaN"):
+        us.choose_theta(np.array([0.1, np.nan]), np.array([1, 0]))
 
 
 def test_a_threshold_with_confidence_meets_its_target_more_often():

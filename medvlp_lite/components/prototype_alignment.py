@@ -56,9 +56,9 @@ def swapped_prediction(
 
 
 class ClusterPrototypes(nn.Module):
-    """M trainable prototypes of width d shared by both modalities, rows kept at length 1: equation P-9.
+    """M trainable prototypes of width d shared by both modalities, used at length 1: equation P-9.
 
-    ``forward(images, texts)`` is ``swapped_prediction`` against them. No label is used. Built in chapter 07_prototype_alignment.
+    ``forward(images, texts)`` is ``swapped_prediction`` against them; in training it first brings them back to length 1. No label is used. Built in chapter 07_prototype_alignment.
     """
 
     def __init__(self, count: int, width: int, *, temperature: float = 0.2, epsilon: float = 0.05, iterations: int = 3):
@@ -70,7 +70,8 @@ class ClusterPrototypes(nn.Module):
         if self.training:
             with torch.no_grad():
                 self.vectors.copy_(F.normalize(self.vectors, dim=-1))
-        return swapped_prediction(images, texts, self.vectors, **self.options)
+        vectors = self.vectors if self.training else F.normalize(self.vectors, dim=-1)
+        return swapped_prediction(images, texts, vectors, **self.options)
 
 
 def class_prototype_loss(
@@ -79,15 +80,21 @@ def class_prototype_loss(
     """Each vector must be nearest to the other modality's prototype of its class: one half of P-12's class form.
 
     ``vectors`` (B, d) and ``prototypes`` (K, d) are unit rows, ``labels`` (B,) 0 to K - 1 or negative for unlabelled, which
-    is left out. A prototype of zeros has not been seen and takes no part. Zero, with zero gradient, when nothing is
-    labelled. Built in chapter 07_prototype_alignment.
+    is left out. A prototype of zeros has not been seen: neither it nor its class takes part. Zero, with zero gradient, when
+    nothing else is labelled. Raises ValueError for a label of K or more. Built in chapter 07_prototype_alignment.
     """
-    known = labels >= 0
+    _check_labels(labels, len(prototypes))
+    unseen = ~prototypes.any(dim=-1)
+    known = (labels >= 0) & ~unseen[labels.clamp(min=0)]
     if not known.any():
         return vectors.sum() * 0.0
     logits = vectors[known] @ prototypes.detach().t().to(vectors.dtype) / temperature
-    unseen = ~prototypes.any(dim=-1)
     return F.cross_entropy(logits.masked_fill(unseen, float("-inf")), labels[known])
+
+
+def _check_labels(labels: torch.Tensor, classes: int) -> None:
+    if (labels >= classes).any():
+        raise ValueError(f"labels must lie in 0..{classes - 1}, or be negative for none, got {int(labels.max())}")
 
 
 class ClassPrototypes(nn.Module):
@@ -95,7 +102,7 @@ class ClassPrototypes(nn.Module):
 
     ``forward(images, texts, labels)`` takes unit vectors (B, d) and labels (B,), negative for unlabelled. In training it
     first moves the prototypes towards the batch's class means (share 1 - ``momentum``; a class seen for the first time is
-    taken as it is). No gradient reaches a prototype. Built in chapter 07_prototype_alignment.
+    taken as it is). No gradient reaches a prototype. Raises ValueError for a label of K or more. Built in chapter 07_prototype_alignment.
     """
 
     def __init__(self, classes: int, width: int, *, temperature: float = 0.2, momentum: float = 0.9):
@@ -105,6 +112,7 @@ class ClassPrototypes(nn.Module):
         self.register_buffer("texts", torch.zeros(classes, width))
 
     def forward(self, images: torch.Tensor, texts: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        _check_labels(labels, len(self.images))
         if self.training:
             self._move(self.images, images, labels)
             self._move(self.texts, texts, labels)

@@ -98,8 +98,8 @@ def itm_terms(
 
     ``cosine`` (N, M) in [-1, 1], ``labels`` (N, M), ``scale`` > 0 multiplies cosines to logits. ``mse_on`` "cosine"
     compares the labels with cosines; "scaled" with logits, as the released code does, which asks for cosines of
-    label / scale. ``ce`` "bce" is the mean binary cross-entropy of the logits (released code); "softmax" the
-    cross-entropy of each image's softmax over all labels with its row of ``labels`` brought to sum 1 (the paper's word).
+    label / scale. ``ce`` "bce" is the mean binary cross-entropy of the logits (released code); "softmax" is
+    ``soft_cross_entropy`` of each image's softmax over all labels with its row of ``labels`` (the paper's word).
     ``columns`` adds the same per label over all images and halves the sum; softmax only. Both terms are 0, with
     zero gradient, where there is no label. Raises ValueError for shapes that differ or an option that does not exist.
     Built in chapter 06_similarity_labels.
@@ -126,9 +126,10 @@ def itm_terms(
 def soft_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, *, normalise: bool = True) -> torch.Tensor:
     """Cross-entropy of each row's softmax with soft labels (N, M), averaged over the N rows (F-8, reading b).
 
-    ``normalise`` brings each row of ``labels`` to sum 1 (a row of zeros stays); the official code, which only logs this
-    number, does not, and divides by N once more. Built in chapter 06_similarity_labels.
+    ``normalise`` takes negative labels as 0 and brings each row of ``labels`` to sum 1 (a row of zeros stays); the official
+    code, which only logs this number, does neither, and divides by N once more. Built in chapter 06_similarity_labels.
     """
     if normalise:
+        labels = labels.to(torch.promote_types(labels.dtype, torch.float32)).clamp(min=0)
         labels = labels / labels.sum(dim=1, keepdim=True).clamp(min=1e-12)
     return -(labels * logits.log_softmax(dim=1)).sum(dim=1).mean()

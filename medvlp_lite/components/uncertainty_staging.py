@@ -131,12 +131,15 @@ def distillation_loss(
     return temperature**2 * F.kl_div(answer, target, reduction="batchmean", log_target=True)
 
 
-def hint_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+def hint_loss(student: torch.Tensor, teacher: torch.Tensor, *, keep: torch.Tensor | None = None) -> torch.Tensor:
     """Mean of 1 - cosine between vectors (B, d) of student and teacher, the teacher fixed: the alternative to P-19's bank.
 
-    Built in chapter 08_uncertainty_staging.
+    The mean over the samples that ``keep`` (B,) marks, as in ``distillation_loss``. Built in chapter 08_uncertainty_staging.
     """
-    return (1 - F.cosine_similarity(_full(student), _full(teacher.detach()), dim=-1)).mean()
+    apart = 1 - F.cosine_similarity(_full(student), _full(teacher.detach()), dim=-1)
+    if keep is None:
+        return apart.mean()
+    return apart[keep].mean() if keep.any() else student.sum() * 0.0
 
 
 def strong_augment(images: torch.Tensor, strength: float = 1.0) -> torch.Tensor:
@@ -171,12 +174,14 @@ def choose_theta(
     separate right from wrong best (TPR - FPR). With ``confidence`` above 0, "accuracy" asks that of the lower Clopper-Pearson
     bound at that level, a step beyond the paper: a threshold picked because it just reaches the target on validation tends
     to miss it elsewhere. Cases of equal u are kept or referred together. 0.0, which refers everybody, when the target cannot be
-    reached. Raises ValueError for another rule, empty input or a target outside (0, 1]. Built in chapter 08_uncertainty_staging.
+    reached. Raises ValueError for another rule, empty input, NaN or a target outside (0, 1]. Built in chapter 08_uncertainty_staging.
     """
     if rule not in THETA_RULES or not len(unsure) or not 0 < target <= 1:
         raise ValueError(
             f"need answers, a rule of {', '.join(THETA_RULES)} and 0 < target <= 1, got {rule!r}, {target}"
         )
+    if np.isnan(unsure).any():
+        raise ValueError(f"{int(np.isnan(unsure).sum())} of {len(unsure)} uncertainties are NaN")
     levels, place = np.unique(unsure, return_inverse=True)
     kept = np.cumsum(np.bincount(place))
     right = np.cumsum(np.bincount(place, weights=np.asarray(correct, dtype=float)))
