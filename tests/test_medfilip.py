@@ -15,7 +15,8 @@ from medvlp_lite.claims import medfilip as paper
 from medvlp_lite.encoders.clip_text import END
 from medvlp_lite.encoders.masked_language import STORED, SentenceVectors, mask_tokens, pretrain
 from medvlp_lite.encoders.text import MASK, SPECIAL_TOKENS, ReportTokenizer
-from medvlp_lite.experiments import fine_grained
+from medvlp_lite.evaluation import linear_probe
+from medvlp_lite.experiments import fine_grained, grading, prototypes
 from medvlp_lite.experiments.base import EXPERIMENTS, Scale, phantom_data, train_system
 from medvlp_lite.phantom import ENTITIES
 from medvlp_lite.provenance import RunRecord
@@ -67,6 +68,8 @@ def test_wording_follows_the_switches():
     assert build(use_iki=False, use_fg=False).wording(MILD) == "effusion"
     assert build(use_entities=False).wording(MILD) == "Mild left effusion."
     assert build().wording(Label(None, None, "unheard of")) == "unheard of"
+    assert build().wording(Label(None, None, "pleural thickening")).startswith("pleural thickening, where")
+    assert build(template="code").wording(Label(None, None, "pleural thickening")) == "pleural thickening"
 
 
 def test_the_label_matrix_of_each_rung(batch):
@@ -113,9 +116,12 @@ def test_every_rung_trains_both_encoders(options, batch):
 def test_a_batch_without_labels_is_safe(batch):
     batch = batch.to("cpu")
     batch.reports = [REPORTS[2]] * 6
-    losses = build().train().loss(batch)
+    system = build().train()
+    losses = system.loss(batch)
     losses.total.backward()
     assert losses.total.item() == 0
+    for name, parameter in system.named_parameters():
+        assert parameter.grad is not None and not parameter.grad.any(), f"other processes wait for {name}"
 
 
 def test_unknown_options_are_refused():
@@ -233,6 +239,31 @@ def test_the_linear_probe_of_a_system():
     data = phantom_data(160, seed=3)
     found = fine_grained.linear_probe(*fine_grained.probe_parts(fine_grained.build_medfilip(data), data), shares=(1.0,))
     assert 0.3 < found["100 %"]["auc"] < 0.9 and found["100 %"]["studies"] == len(data.train)
+
+
+def test_probes_read_images_as_the_system_prepares_them():
+    system = build(image_encoder_name="resnet50", grey=(0.4, 0.3))
+    dataset = StudyDataset(made_up_studies(3), size=32)
+    images = torch.from_numpy(dataset.images).unsqueeze(1).float() / 255
+    with torch.no_grad():
+        expected = system.image_encoder.body(((images - 0.4) / 0.3).expand(-1, 3, -1, -1))
+        assert torch.allclose(system.image_features(images), expected)
+        projected = system.image_projection(expected.permute(0, 2, 3, 1))
+        assert torch.allclose(system.local_features(images), projected, atol=1e-5)
+    for features in (linear_probe.pooled_features, prototypes.pooled_features):
+        assert np.allclose(features(system, dataset), expected.mean(dim=(2, 3)), atol=1e-5)
+
+
+def test_zones_are_graded_from_images_as_the_system_prepares_them():
+    system, studies = build(image_encoder_name="resnet50", grey=(0.4, 0.3)), made_up_studies(2)
+    for study in studies:
+        study.meta["brixia"] = {who: dict.fromkeys(grading.ZONES, 0) for who in ("senior", "junior")}
+    zones = grading.zone_features(studies, system).features.reshape(2, 6, -1)[..., :-6]
+    images = torch.from_numpy(StudyDataset(studies, size=grading.IMAGE_SIZE).images).unsqueeze(1).float() / 255
+    with torch.no_grad():
+        maps = system.image_features(images).numpy()
+    inside = grading.zone_boxes(studies[0])[2].mask(*maps.shape[2:])
+    assert np.allclose(zones[0, 2], maps[0][:, inside].mean(axis=1), atol=1e-5)
 
 
 def clip_file():

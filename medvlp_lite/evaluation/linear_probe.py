@@ -22,12 +22,12 @@ Part = tuple[np.ndarray, np.ndarray]
 
 @torch.no_grad()
 def pooled_features(system: System, dataset: StudyDataset) -> np.ndarray:
-    """The image encoder's mean local feature of every study, before any projection: float (N, width).
+    """The mean local feature of every study, before any projection (``System.image_features``): float (N, width).
 
     Built in chapter 06_similarity_labels.
     """
     system.eval()
-    pooled = [system.image_encoder(images).mean(dim=(2, 3)).float().cpu() for images in image_batches(dataset, system.device)]  # fmt: skip
+    pooled = [system.image_features(images).mean(dim=(2, 3)).float().cpu() for images in image_batches(dataset, system.device)]  # fmt: skip
     return torch.cat(pooled).numpy()
 
 
@@ -39,7 +39,7 @@ def linear_probe(
     Each part is (features (N, d), labels (N, C) of 1, 0 or NaN). Features are standardised with the training rows used;
     regularisation and thresholds (C-3) come from ``val``. Returns per share, as "1 %", the means over the classes that can be
     learned and scored: macro "auc", "accuracy", "f1", and "studies" and "classes" counted. Smaller shares are subsets of larger ones.
-    Raises ValueError when no class can be learned at some share. Built in chapter 06_similarity_labels.
+    Raises ValueError, naming the parts at fault, when no class can be learned and scored at some share. Built in chapter 06_similarity_labels.
     """
     order = np.random.default_rng(seed).permutation(len(train[0]))
     results = {}
@@ -51,10 +51,16 @@ def linear_probe(
         ]
         scored = [one for one in scored if one is not None]
         if not scored:
-            raise ValueError(f"{len(rows)} training studies hold no class with both positives and negatives")
+            parts = {f"training ({len(rows)} studies)": train[1][rows], "validation": val[1], "test": test[1]}
+            lacking = [name for name, labels in parts.items() if not all(map(_both_kinds, labels.T))]
+            raise ValueError(f"no class can be probed: positives or negatives are missing in {' and '.join(lacking)}")
         means = {name: float(np.mean([one[name] for one in scored])) for name in ("auc", "accuracy", "f1")}
         results[f"{100 * share:g} %"] = {**means, "studies": len(rows), "classes": len(scored)}
     return results
+
+
+def _both_kinds(labels: np.ndarray) -> bool:
+    return len(np.unique(labels[~np.isnan(labels)])) > 1
 
 
 def _probe_class(train: Part, val: Part, test: Part) -> dict[str, float] | None:
@@ -62,7 +68,7 @@ def _probe_class(train: Part, val: Part, test: Part) -> dict[str, float] | None:
 
     known = ~np.isnan(train[1])
     features, labels = train[0][known], train[1][known]
-    if any(len(np.unique(part[1][~np.isnan(part[1])])) < 2 for part in (train, val, test)):
+    if not all(_both_kinds(part[1]) for part in (train, val, test)):
         return None
     mean, spread = features.mean(axis=0), features.std(axis=0) + 1e-6
     scores = []

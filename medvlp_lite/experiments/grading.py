@@ -63,10 +63,8 @@ def zone_features(studies: Sequence[Study], system: System | None = None) -> Zon
         maps = dataset.images[:, None].astype(float) / 255
     else:
         system.eval()
-        maps = torch.cat(
-            [system.image_encoder(images).float().cpu() for images in image_batches(dataset, system.device)]
-        )
-        maps = maps.numpy()
+        batches = image_batches(dataset, system.device)
+        maps = torch.cat([system.image_features(images).float().cpu() for images in batches]).numpy()
     rows = []
     for own, study in zip(maps, studies):
         inside = [own[:, box.mask(*own.shape[1:])] for box in zone_boxes(study)]

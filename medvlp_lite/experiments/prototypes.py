@@ -37,7 +37,7 @@ def pooled_features(system: System, dataset: StudyDataset) -> np.ndarray:
     Built in chapter 07_prototype_alignment.
     """
     system.eval()
-    pooled = [system.image_encoder(images).mean(dim=(2, 3)) for images in image_batches(dataset, system.device)]
+    pooled = [system.image_features(images).mean(dim=(2, 3)) for images in image_batches(dataset, system.device)]
     return torch.cat(pooled).float().cpu().numpy()
 
 

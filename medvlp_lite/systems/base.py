@@ -97,6 +97,10 @@ class System(nn.Module, ABC):
     def forward(self, batch: Batch) -> LossTerms:
         return self.loss(batch)
 
+    def image_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Local features before any projection (B, C, h, w), of images prepared as the system does: what a probe reads."""
+        return self.image_encoder(images)
+
     def learning_rates(self) -> dict[str, float]:
         """Multiples of the plan's learning rate, for parameters whose name begins so; weight decay stays as it is."""
         return {}

@@ -50,7 +50,8 @@ class MedFILIP(System):
     that comes with the package, "words" compares word pieces, "ontology" is hand-made, "clinicalbert" (paper), "mpnet"
     (official code) and any other name come from the hub. ``centre_similarity`` takes the mean label away from the vectors
     of a text model. ``same_category_only``, ``clamp_min``: see ``similarity_labels``; ``ce``, ``mse_on``: see ``itm_terms``.
-    ``triplets`` "report" reads the reports, "truth" takes the findings themselves. ``text_variant`` is a TextEncoder's, or
+    ``triplets`` "report" reads the reports, "truth" takes the findings themselves. ``template`` "paper" explains what the
+    knowledge base knows, "code" the 61 categories of the released dictionary (F-4). ``text_variant`` is a TextEncoder's, or
     "clip". Raises ValueError for an option that does not exist. Built in chapter 06_similarity_labels.
     """
 
@@ -97,14 +98,15 @@ class MedFILIP(System):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
         self._vectors: dict[str, torch.Tensor] = {}
 
+    def image_features(self, images: torch.Tensor) -> torch.Tensor:
+        if not self.config["grey"]:
+            return super().image_features(images)
+        mean, spread = self.config["grey"]  # the official code repeats standardised grey values over three channels
+        return self.image_encoder.body(((images - mean) / spread).expand(-1, 3, -1, -1))
+
     def local_features(self, images: torch.Tensor) -> torch.Tensor:
         """Projected local features (B, h, w, dim); their mean is the image vector of F-6."""
-        if self.config["grey"]:  # the official code repeats standardised grey values over three channels
-            mean, spread = self.config["grey"]
-            local = self.image_encoder.body(((images - mean) / spread).expand(-1, 3, -1, -1))
-        else:
-            local = self.image_encoder(images)
-        return self.image_projection(local.permute(0, 2, 3, 1))
+        return self.image_projection(self.image_features(images).permute(0, 2, 3, 1))
 
     def embed_images(self, images: torch.Tensor) -> torch.Tensor:
         return F.normalize(self.local_features(images).mean(dim=(1, 2)), dim=-1)
@@ -120,10 +122,12 @@ class MedFILIP(System):
         text = " ".join(word for word in (severity, location, category) if word)
         if not self.config["use_entities"]:
             return f"{text[0].upper()}{text[1:]}."
-        explanation = explanation_of(category) if self.config["use_iki"] else ""
+        code = self.config["template"] == "code"
+        explained = self.config["use_iki"] and (not code or category in base()["categories"])
+        explanation = explanation_of(category) if explained else ""
         if not explanation:
             return text
-        if self.config["template"] == "code":
+        if code:
             return f"{text}. {explanation}"
         return f"{text}, where {category} is {explanation[0].lower()}{explanation[1:].rstrip('.')}"
 
@@ -148,8 +152,8 @@ class MedFILIP(System):
 
     def _cosine(self, images: torch.Tensor, texts: Sequence[str]) -> torch.Tensor:
         """F-7, (N, M): every text is encoded once, however often it stands in the batch."""
-        if not texts:
-            return images.new_zeros(len(images), 0) * images.sum()
+        if not texts:  # several processes wait for a gradient of every parameter, be it zero
+            return images.new_zeros(len(images), 0) * (images.sum() + self.embed_texts(["."]).sum() + self.logit_scale)
         distinct = list(dict.fromkeys(texts))
         place = {text: i for i, text in enumerate(distinct)}
         columns = torch.tensor([place[text] for text in texts], device=images.device)
