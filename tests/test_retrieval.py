@@ -43,7 +43,8 @@ def test_ties_earn_what_a_random_order_earns():
 
 def test_queries_with_nothing_to_find_are_left_out_and_large_k_is_all():
     found = retrieval(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[True, False], [False, False]]), (1, 10))
-    assert found.queries == 1 and found.precision == {1: 1.0, 10: 0.1} and found.recall[10] == 1.0
+    assert found.queries == 1 and found.precision == {1: 1.0, 10: 0.5} and found.recall[10] == 1.0
+    assert found.ceiling[10] == found.chance == 0.5, "all items, in any order"
     with pytest.raises(ValueError, match="no query has a relevant item"):
         retrieval(np.zeros((1, 2)), np.zeros((1, 2), bool))
     with pytest.raises(ValueError, match="must be one"):
@@ -60,6 +61,22 @@ def test_official_counts_are_never_divided():
     assert official_counts(scores, relevant, 4) == [2, 3, 4, 4]
     precise = retrieval(scores, relevant, (1, 2)).precision
     assert official_counts(scores, relevant, 2) == [round(2 * 1 * precise[1]), round(2 * 2 * precise[2])]
+
+
+def official_loop(similarities, relevant, depth):
+    found = []
+    for k in range(1, depth + 1):
+        best = np.argsort(similarities, axis=1)[:, -k:]
+        found.append(sum(len(set(row) & set(np.flatnonzero(own))) for row, own in zip(best, relevant)))
+    return found
+
+
+def test_official_counts_break_ties_as_the_script_does():
+    rng = np.random.default_rng(3)
+    for items in (8, 12, 40):
+        scores, relevant = rng.integers(0, 4, (20, items)).astype(float), rng.random((20, items)) < 0.3
+        assert official_counts(scores, relevant, 10) == official_loop(scores, relevant, 10)
+    assert official_counts(np.zeros((1, 3)), np.array([[True, False, False]]), 3) == [0, 0, 1]
 
 
 def test_a_stock_sentence_is_one_item_with_many_owners():
@@ -89,5 +106,8 @@ def test_linear_probe_skips_what_cannot_be_learned():
     labels = np.stack([features[:, 0] > 0, np.zeros(40)], axis=1).astype(float)
     part = (features, labels)
     assert linear_probe(part, part, part, shares=(1.0,))["100 %"]["classes"] == 1
-    with pytest.raises(ValueError, match="hold no class"):
-        linear_probe((features, 0 * labels), part, part, shares=(1.0,))
+    one_kind = (features, 0 * labels)
+    with pytest.raises(ValueError, match=r"no class can be probed: .* missing in training \(40 studies\)$"):
+        linear_probe(*[(f, y[:, :1]) for f, y in (one_kind, part, part)], shares=(1.0,))
+    with pytest.raises(ValueError, match=r"missing in validation and test$"):
+        linear_probe(*[(f, y[:, :1]) for f, y in (part, one_kind, one_kind)], shares=(1.0,))

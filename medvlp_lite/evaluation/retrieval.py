@@ -19,7 +19,8 @@ class Retrieved:
 
     ``precision``: the share of the K that is relevant; ``recall``: the share of the relevant that is among the K; ``hit``:
     the share of queries with at least one; ``ceiling``: the precision of a perfect ranking, below 1 where a query has fewer
-    than K relevant items; ``chance``: the precision expected from a random order. Each maps K to a value in [0, 1].
+    than K relevant items; ``chance``: the precision expected from a random order, never above the ceiling. The first four map
+    K to a value in [0, 1]; where there are fewer than K items, K counts as their number.
     """
 
     precision: dict[int, float]
@@ -34,7 +35,7 @@ def retrieval(scores: np.ndarray, relevant: np.ndarray, cutoffs: Sequence[int] =
     """Precision@K and recall@K of ranking G items for each of Q queries (C-5).
 
     ``scores`` (Q, G), larger is better; ``relevant`` bool (Q, G). Equal scores count by their expected place, so a constant
-    score earns chance. Queries without a relevant item are left out. Precision divides by K even when there are fewer items.
+    score earns chance. Queries without a relevant item are left out. A K beyond the number of items counts as that number.
     Raises ValueError for shapes that differ, NaN scores, a cutoff below 1, or nothing to find.
     Built in chapter 06_similarity_labels.
     """
@@ -53,10 +54,10 @@ def retrieval(scores: np.ndarray, relevant: np.ndarray, cutoffs: Sequence[int] =
     depth = {k: min(k, items) for k in cutoffs}
     found = {k: _found(scores, relevant, depth[k]) for k in cutoffs}
     return Retrieved(
-        precision={k: float((found[k] / k).mean()) for k in cutoffs},
+        precision={k: float((found[k] / depth[k]).mean()) for k in cutoffs},
         recall={k: float((found[k] / total).mean()) for k in cutoffs},
         hit={k: float(_hit(scores, relevant, depth[k]).mean()) for k in cutoffs},
-        ceiling={k: float((np.minimum(total, k) / k).mean()) for k in cutoffs},
+        ceiling={k: float((np.minimum(total, depth[k]) / depth[k]).mean()) for k in cutoffs},
         chance=float(relevant.mean()),
         queries=len(scores),
     )
@@ -88,12 +89,12 @@ def official_counts(scores: np.ndarray, relevant: np.ndarray, depth: int = 10) -
     """What the released retrieval script prints for K = 1 ... ``depth``: relevant items among the first K, summed over queries.
 
     A count, not a precision: it is never divided, so it can only grow with K, as the paper's table does.
-    Ties go to the earlier item. Raises ValueError for shapes that differ. Built in chapter 06_similarity_labels.
+    Ties fall as the script's ``argsort`` leaves them, read from its end: among few items the later one wins. Raises ValueError for shapes that differ. Built in chapter 06_similarity_labels.
     """
     scores, relevant = np.asarray(scores, dtype=float), np.asarray(relevant, dtype=bool)
     if scores.ndim != 2 or scores.shape != relevant.shape:
         raise ValueError(f"scores {scores.shape} and relevant {relevant.shape} must be one (queries, items) shape")
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
+    order = np.argsort(scores, axis=1)[:, ::-1][:, :depth]
     hits = np.take_along_axis(relevant, order, axis=1).sum(axis=0).cumsum()
     return [int(hits[min(k, len(hits)) - 1]) for k in range(1, depth + 1)] if len(hits) else [0] * depth
 
