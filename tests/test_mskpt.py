@@ -96,6 +96,9 @@ def test_every_switch_is_its_formula(batch):
     pooled = F.normalize(tokens[0].mean(1), dim=-1), F.normalize((tokens[1] * tokens[2][..., None]).sum(1), dim=-1)
     intra = ta.intra_modal_loss(*pooled).item()
     assert term("intra", intra_weight=1.0) == pytest.approx(intra, rel=1e-4)
+    assert term("intra", intra_weight=1.0, token_temperature=0.2) == pytest.approx(
+        ta.intra_modal_loss(*pooled, temperature=0.2).item(), rel=1e-4
+    )
     assert term("token", word_weights="attention") != pytest.approx(term("token"), rel=1e-6)
     system = build(staging_weight=1.0)
     logits = system.head(system.image_encoder(batch.images).mean(dim=(2, 3)))
@@ -104,15 +107,31 @@ def test_every_switch_is_its_formula(batch):
     )
     for option in ("gra", "ta", "word_weights", "pa", "grouping"):
         with pytest.raises(ValueError, match=f"{option} must be one of"):
-            build(**{option: "other"}).loss(batch)
+            build(**{option: "other"})
+    nothing = {"global_weight": 0.0, "token_weight": 0.0, "prototype_weight": 0.0}
+    for staging_weight in (0.0, 1.0):
+        with pytest.raises(ValueError, match="nothing aligns images with reports: set global_weight"):
+            build(**nothing, staging_weight=staging_weight)
+    assert set(build(**nothing, intra_weight=1.0).loss(batch).terms) == {"intra"}
 
 
 def test_word_weights_are_attention_from_the_class_token(batch):
     system = build(word_weights="attention")
-    heard = system._attention(batch)
-    mask = system.text_encoder(batch.reports)[1]
+    hidden, mask, heard = system._read(batch.reports)
+    assert all(map(torch.equal, (hidden, mask), system.text_encoder(batch.reports)))
     assert heard.shape == (8, mask.shape[1] - 1) and (heard[~mask[:, 1:]] == 0).all()
     assert (heard.sum(dim=1) < 1).all(), "the rest of the row is what [CLS] gives itself"
+    passes = []
+    system.text_encoder.bert.register_forward_hook(lambda *_: passes.append(1))
+    system.train().loss(batch)
+    assert len(passes) == 1, "a second pass would draw another dropout"
+
+
+@pytest.mark.parametrize("options", [{}, {"pa": "class"}, {"word_weights": "attention"}, {"global_weight": 0.0, "token_weight": 0.0, "staging_weight": 1.0}])  # fmt: skip
+def test_every_trained_parameter_has_a_gradient_even_without_a_stage(batch, options):
+    system = build(**options).train()
+    system.loss(replace(batch, stages=batch.stages * 0 - 1)).total.backward()
+    assert [name for name, p in system.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
 @pytest.mark.parametrize("options", [{}, {"pa": "clusters", "ta": "batch"}, {"gra": "ntxent", "intra_weight": 1.0}])

@@ -1,14 +1,21 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from medvlp_lite import experiments
-from medvlp_lite.components.uncertainty_staging import bank_logits, distillation_loss, weighted_cross_entropy
+from medvlp_lite.components.uncertainty_staging import (
+    bank_logits,
+    distillation_loss,
+    uncertainty,
+    weighted_cross_entropy,
+)
 from medvlp_lite.evaluation.staging import conformal_p_values, stage_probabilities
 from medvlp_lite.experiments import staging
 from medvlp_lite.experiments.stages import stage_data, stages
 from medvlp_lite.reports.sections import describing_text
-from medvlp_lite.studies import collate
+from medvlp_lite.studies import StudyDataset, collate
 from medvlp_lite.systems.base import Query, System
 from medvlp_lite.systems.convirt import ConVIRT
 from medvlp_lite.systems.mskpt_staging import MSKPTStaging
@@ -73,14 +80,54 @@ def test_switches_take_terms_away_or_change_them(teacher, data):
     assert set(alone.loss(batch).terms) == {"labels"} and alone.projector is None
     hint = build(teacher, data, data="hint").eval().loss(batch).terms["data"]
     assert 0 <= hint.item() <= 2
-    shut = build(teacher, data, theta=0.0).eval().loss(batch).terms
-    assert shut["text"].item() == 0 and shut["data"].item() == 0 and shut["labels"].item() > 0
-    with pytest.raises(ValueError, match="data must be 'bank' or 'hint'"):
-        build(teacher, data, data="mean")
+    for kind in ("bank", "hint"):
+        shut = build(teacher, data, theta=0.0, data=kind).eval().loss(batch).terms
+        assert shut["text"].item() == 0 and shut["data"].item() == 0 and shut["labels"].item() > 0
+    for option in ("weight", "score", "data", "decide"):
+        with pytest.raises(ValueError, match=f"{option} must be one of .* got 'mode'"):
+            MSKPTStaging(teacher.tokenizer, **{option: "mode"})
+    for decide in ("bank", "mean"):
+        with pytest.raises(ValueError, match="set text_weight or data_weight above 0, or decide='head'"):
+            MSKPTStaging(teacher.tokenizer, text_weight=0, data_weight=0, decide=decide)
     with pytest.raises(ValueError, match="needs a teacher"):
         MSKPTStaging(teacher.tokenizer).loss(batch)
     with pytest.raises(ValueError, match="set width"):
         MSKPTStaging(teacher.tokenizer, width=7).prepare(teacher, data.train)
+
+
+def test_the_gate_asks_the_doubt_that_score_names(teacher, data):
+    batch = batch_of(data.train)
+    seen = teacher.embed_images(batch.images)
+    for score in ("max", "entropy"):
+        system = build(teacher, data, score=score, data="hint").eval()
+        unsure = uncertainty(bank_logits(seen, system.text_bank).softmax(-1), score)
+        system.config["theta"] = theta = unsure.median().item()
+        student = system.embed_images(batch.images)
+        hints = [1 - (a @ b).item() for a, b, u in zip(student, seen, unsure) if u < theta]
+        assert 0 < len(hints) < len(seen)
+        terms = system.loss(batch).terms
+        assert terms["data"].item() == pytest.approx(np.mean(hints), abs=1e-5)
+        answers = [bank_logits(vectors, system.text_bank) for vectors in (student, seen)]
+        expected = distillation_loss(*answers, keep=unsure < theta)
+        assert terms["text"].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"data": "hint", "text_weight": 0}, {"text_weight": 0, "data_weight": 0}])
+def test_every_parameter_has_a_gradient_though_nothing_is_labelled_or_sure(teacher, data, options):
+    system, batch = build(teacher, data, theta=0.0, **options).train(), batch_of(data.train)
+    system.loss(replace(batch, stages=batch.stages * 0 - 1)).total.backward()
+    assert [name for name, p in system.named_parameters() if p.grad is None] == []
+
+
+def test_a_stage_without_a_labelled_study_is_named_before_anything_is_touched(teacher, data):
+    fresh = ConVIRT(teacher.tokenizer, image_size=112)
+    few = data.train.subset(np.flatnonzero(np.isin(stages(data.train), (0, 2))))
+    unknown = StudyDataset([replace(study, stage=None) for study in data.train.studies[:4]], size=112)
+    with pytest.raises(ValueError, match="no labelled study of stage I, stage III"):
+        MSKPTStaging(teacher.tokenizer).prepare(fresh, few)
+    with pytest.raises(ValueError, match="no labelled study of stage 0, stage I, stage II, stage III"):
+        MSKPTStaging(teacher.tokenizer).prepare(fresh, unknown, ["a"] * 4)
+    assert fresh.training and all(p.requires_grad for p in fresh.parameters())
 
 
 def test_the_banks_hold_the_mean_directions_of_reports_and_images(teacher, data):
@@ -182,6 +229,8 @@ def test_the_staging_table_runs_and_measures_on_the_test_part(data, teacher, tmp
     assert np.array_equal(staging.doubts(val, answers)["conformal"], second)
     assert found["grad_cam"]["count"] > 0 and 0 < found["grad_cam"]["uniform"] < 0.6
     assert stage_probabilities(system, data.test).shape == (len(data.test), 4)
+    monkeypatch.setattr(staging.st, "most_confused", lambda counts: None)
+    assert staging.measure_staging(system, data)["most_confused"] is None, "every answer was right"
 
 
 def test_a_gate_that_nothing_passes_never_opens_unless_it_waits(teacher, data):
@@ -196,8 +245,6 @@ def test_a_gate_that_nothing_passes_never_opens_unless_it_waits(teacher, data):
 
 
 def test_ones_own_studies_become_the_three_parts(data):
-    from dataclasses import replace
-
     studies = [replace(study, meta={}) for study in (*data.train.studies[:60], *data.val.studies, *data.test.studies)]
     own = staging.own_screening(studies)
     assert len(own.train) + len(own.val) + len(own.test) == len(studies) and own.train.entities == ("pneumoconiosis",)
@@ -220,7 +267,6 @@ def test_reference_weights_stage_new_phantoms_better_than_the_most_frequent_stag
     from medvlp_lite.evaluation.staging import stage_scores
     from medvlp_lite.experiments.stages import STAGE_SHARES
     from medvlp_lite.phantom import make_studies
-    from medvlp_lite.studies import StudyDataset
 
     fresh = StudyDataset(make_studies(160, seed=12, size=112, prevalence=0.08, stage_prevalence=STAGE_SHARES), size=112)
     scores = stage_scores(stages(fresh), stage_probabilities(experiments.reference(name), fresh))

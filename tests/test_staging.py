@@ -47,6 +47,8 @@ def test_a_stage_that_does_not_occur_is_left_out_and_bad_input_is_refused():
         st.stage_scores(truth - 1, probabilities)
     with pytest.raises(ValueError, match="sum to 1"):
         st.stage_scores(truth, probabilities * 2)
+    with pytest.raises(ValueError, match="without NaN"):
+        st.stage_scores(truth, np.where(np.arange(len(truth))[:, None] == 7, np.nan, probabilities))
 
 
 def test_confusion_and_the_pair_most_confused():
@@ -54,6 +56,7 @@ def test_confusion_and_the_pair_most_confused():
     assert counts.tolist() == [[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]]
     counts = np.array([[900, 90, 0, 0], [60, 500, 0, 0], [0, 0, 60, 40], [0, 0, 30, 70]])
     assert st.most_confused(counts) == (2, 3), "70 of 200 beats 150 of 1550"
+    assert st.most_confused(np.diag([3, 4, 5])) is None, "every answer is right"
     assert st.most_confused(np.array([[75, 25, 0], [35, 35, 30], [0, 0, 100]])) == (0, 1), "both directions count"
 
 
@@ -61,6 +64,13 @@ def test_quadratic_kappa():
     first = np.array([0, 1, 2, 3, 0, 1, 2, 3])
     assert st.quadratic_kappa(first, first) == 1
     assert st.quadratic_kappa(first, 3 - first) == pytest.approx(-1)
+    assert st.quadratic_kappa(np.zeros(5, int), np.zeros(5, int)) == 1, "one class, read alike"
+    assert st.quadratic_kappa(np.zeros(5, int), np.ones(5, int)) == 0
+    for second in (np.where(first == 3, -1, first), first + 1, np.where(first == 3, np.nan, first)):
+        with pytest.raises(ValueError, match=r"must lie in 0\.\.3"):
+            st.quadratic_kappa(first, second)
+    with pytest.raises(ValueError, match="two readings of the same cases"):
+        st.quadratic_kappa(first, first[:4])
     near, far = first.copy(), first.copy()
     near[0], far[0] = 1, 3
     assert 1 > st.quadratic_kappa(first, near) > st.quadratic_kappa(first, far)
@@ -114,6 +124,15 @@ def test_conformal_sets_by_hand():
     values = st.conformal_p_values(calibration, np.array([[0.95, 0.05], [0.6, 0.4]]))
     assert values.tolist() == [[1.0, 0.25], [0.75, 0.5]]
     assert st.conformal_sets(calibration, np.array([[0.6, 0.4]]), alpha=0.5).tolist() == [[True, False]]
+    second = np.sort(values, axis=1)[:, -2]
+    for level, most in zip(second, np.sort(values, axis=1)[:, -1]):
+        row = np.flatnonzero(second == level)
+        for alpha, size in ((level - 0.01, 2), (level, 1), (most, 0)):
+            assert (values[row] > alpha).sum(axis=1).tolist() == [size]
+    with pytest.raises(ValueError, match="differ in stages"):
+        st.conformal_p_values(calibration, np.array([[0.6, 0.3, 0.1]]))
+    with pytest.raises(ValueError, match="without NaN"):
+        st.conformal_p_values(calibration, np.array([[0.6, np.nan]]))
     with pytest.raises(ValueError, match="alpha must lie"):
         st.conformal_sets(calibration, np.array([[0.6, 0.4]]), alpha=0)
 

@@ -76,9 +76,13 @@ def _checked(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
         raise ValueError(f"truth {truth.shape} and probabilities {probabilities.shape} do not fit together")
     if truth.min() < 0 or truth.max() >= probabilities.shape[1]:
         raise ValueError(f"truth must lie in 0..{probabilities.shape[1] - 1}, got {truth.min()}..{truth.max()}")
-    if probabilities.min() < 0 or np.abs(probabilities.sum(axis=1) - 1).max() > 1e-3:
-        raise ValueError("each row of probabilities must be non-negative and sum to 1")
+    _check_rows(probabilities)
     return truth
+
+
+def _check_rows(probabilities: np.ndarray) -> None:
+    if not ((probabilities >= 0).all() and (np.abs(probabilities.sum(axis=1) - 1) <= 1e-3).all()):  # NaN fails both
+        raise ValueError("each row of probabilities must be non-negative, without NaN, and sum to 1")
 
 
 def confusion(truth: np.ndarray, answer: np.ndarray, classes: int = 4) -> np.ndarray:
@@ -86,22 +90,32 @@ def confusion(truth: np.ndarray, answer: np.ndarray, classes: int = 4) -> np.nda
     return confusion_matrix(truth, answer, labels=list(range(classes)))
 
 
-def most_confused(counts: np.ndarray) -> tuple[int, int]:
-    """The two classes that are most often taken for each other, as a share of their cases.
+def most_confused(counts: np.ndarray) -> tuple[int, int] | None:
+    """The two classes that are most often taken for each other, as a share of their cases; None where every answer is right.
 
     Shares and not counts, because a frequent class is confused more often by its size alone. Built in chapter 08_uncertainty_staging.
     """
     mixed, total = counts + counts.T, counts.sum(axis=1)
-    share = mixed / np.maximum(total[:, None] + total[None], 1)
-    first, second = np.unravel_index(np.argmax(np.triu(share, 1)), share.shape)
+    share = np.triu(mixed / np.maximum(total[:, None] + total[None], 1), 1)
+    if not share.any():
+        return None
+    first, second = np.unravel_index(np.argmax(share), share.shape)
     return int(first), int(second)
 
 
 def quadratic_kappa(first: np.ndarray, second: np.ndarray, classes: int = 4) -> float:
     """Agreement of two readers, or of a reader and a model, on an ordered scale: 1 is perfect, 0 is chance.
 
-    A disagreement costs the square of its distance. Built in chapter 08_uncertainty_staging.
+    A disagreement costs the square of its distance; equal readings agree perfectly, even if all of one class. Raises ValueError
+    for shapes that differ, no case, or a class outside 0..K-1. Built in chapter 08_uncertainty_staging.
     """
+    first, second = np.asarray(first), np.asarray(second)
+    if first.shape != second.shape or not first.size:
+        raise ValueError(f"need two readings of the same cases, got shapes {first.shape} and {second.shape}")
+    if not all(reading.min() >= 0 and reading.max() < classes for reading in (first, second)):
+        raise ValueError(f"readings must lie in 0..{classes - 1}; leave out cases that one of them did not read")
+    if (first == second).all():
+        return 1.0
     return float(cohen_kappa_score(first, second, weights="quadratic", labels=list(range(classes))))
 
 
@@ -174,11 +188,15 @@ def conformal_p_values(calibration: tuple[np.ndarray, np.ndarray], probabilities
     """For every case and stage, how usual that stage would be there: p-values (N, K) in (0, 1], by split conformal prediction.
 
     ``calibration`` = (truth, probabilities) of validation cases; a stage is as strange as 1 - p of it. For cases drawn as the
-    calibration cases were, the set {k: p-value > alpha} misses the truth in at most a share alpha, whatever the model. Its second
-    largest p-value serves as an uncertainty: the set is a single stage for all alpha above it. A step beyond the paper.
-    Raises ValueError when the calibration does not fit. Built in chapter 08_uncertainty_staging.
+    calibration cases were, the set {k: p-value > alpha} misses the truth in at most a share alpha on average, whatever the model.
+    A case's second largest p-value serves as an uncertainty: from that alpha on its set holds one stage at most, and from its
+    largest p-value on none. A step beyond the paper. Raises ValueError when the calibration does not fit, has another number of
+    stages than ``probabilities``, or rows are no distributions. Built in chapter 08_uncertainty_staging.
     """
     truth = _checked(*calibration)
+    if probabilities.shape[1:] != calibration[1].shape[1:]:
+        raise ValueError(f"probabilities {probabilities.shape} and calibration {calibration[1].shape} differ in stages")
+    _check_rows(probabilities)
     usual = np.sort(calibration[1][np.arange(len(truth)), truth])  # from strange to usual
     return (1 + np.searchsorted(usual, probabilities, side="right")) / (len(usual) + 1)
 

@@ -160,12 +160,13 @@ def measure_staging(system: System, data: PhantomData) -> dict[str, Any]:
     val = stages(data.val), st.stage_probabilities(system, data.val)
     scores = st.stage_scores(truth, answers)
     counts = st.confusion(truth, answers.argmax(1), answers.shape[1])
+    pair = st.most_confused(counts)
     sets = st.conformal_sets(val, answers, alpha=0.1)
     return {
         "scores": {**asdict(scores), "mean": scores.mean},
         "auc_by_stage": [auc((truth == k).astype(float), answers[:, k]) for k in range(answers.shape[1])],
         "confusion": counts.tolist(),
-        "most_confused": list(st.most_confused(counts)),
+        "most_confused": pair and list(pair),
         "kappa": st.quadratic_kappa(truth, answers.argmax(1), answers.shape[1]),
         "calibration_error": st.calibration_error(truth, answers),
         "doubt": measure_doubt(truth, answers, val),

@@ -5,6 +5,8 @@ The paper's formulas are lost: all of this is a reconstruction. The second stage
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -17,6 +19,7 @@ from medvlp_lite.components.prototype_alignment import (
     supervised_contrast,
 )
 from medvlp_lite.components.token_alignment import (
+    GROUPINGS,
     batch_token_alignment,
     clipped_attention,
     intra_modal_loss,
@@ -32,6 +35,7 @@ from medvlp_lite.systems.convirt import ConVIRT
 OPTIONS = {
     "gra": ("infonce", "ntxent", "supcon"),
     "ta": ("pair", "batch", "batch_labels"),
+    "grouping": GROUPINGS,
     "word_weights": ("uniform", "attention"),
     "pa": ("clusters", "class", "supcon"),
 }
@@ -45,8 +49,9 @@ class MSKPT(ConVIRT):
     "batch_labels": other images of another stage; ``grouping`` as in ``grouping_weights``; ``word_weights`` P-7),
     ``intra_weight`` the soft target from similarity within each modality, ``prototype_weight`` that of categories (P-12; ``pa``
     "clusters": ``n_proto`` learned ones without labels, "class": one per stage, "supcon"), ``staging_weight`` the weighted
-    cross-entropy on stage labels (P-16; 0 keeps this stage free of labels). A weight of 0 leaves a part out. Where labels are used, a
-    study without stage (-1) takes no part. ``temperature`` is fixed here. Raises ValueError for an option that does not exist.
+    cross-entropy on stage labels (P-16; 0 keeps this stage free of labels), which each process averages over its own labelled
+    samples. A weight of 0 leaves a part out. Where labels are used, a study without stage (-1) takes no part. ``temperature`` is
+    fixed here. Raises ValueError for an option that does not exist, or when all four alignments weigh 0.
     Built in chapter 07_prototype_alignment.
     """
 
@@ -83,6 +88,11 @@ class MSKPT(ConVIRT):
         for option, choices in OPTIONS.items():
             if config[option] not in choices:
                 raise ValueError(f"{option} must be one of {', '.join(choices)}, got {config[option]!r}")
+        if not (global_weight or token_weight or intra_weight or prototype_weight):
+            raise ValueError(
+                "nothing aligns images with reports: set global_weight, token_weight, intra_weight or prototype_weight; "
+                "staging alone is what MSKPTStaging does"
+            )
         super().__init__(
             tokenizer, image_encoder_name=image_encoder_name, text_variant=text_variant, image_size=image_size,
             max_length=max_length, dim=dim, temperature=temperature,
@@ -105,7 +115,7 @@ class MSKPT(ConVIRT):
         options, terms = self.config, {}
         maps = self.image_encoder(batch.images)
         patches = self.image_projection(maps.permute(0, 2, 3, 1)).flatten(1, 2)
-        hidden, mask = self.text_encoder([describing_text(report) for report in batch.reports])
+        hidden, mask, attention = self._read([describing_text(report) for report in batch.reports])
         images = gather_pairs(F.normalize(patches.mean(dim=1), dim=-1))
         texts = gather_pairs(F.normalize(self.text_projection(masked_mean(hidden, mask)), dim=-1))
         stages = gather_pairs(batch.stages.float().unsqueeze(1)).squeeze(1).long()
@@ -115,10 +125,11 @@ class MSKPT(ConVIRT):
             words = F.normalize(self.text_projection(hidden[:, 1:]), dim=-1)  # without [CLS]
             tokens = F.normalize(patches, dim=-1), words, mask[:, 1:]
             if options["token_weight"]:
-                terms["token"] = self._align_tokens(*tokens, batch)
+                terms["token"] = self._align_tokens(*tokens, attention, batch.stages)
             if options["intra_weight"]:
                 pooled = tokens[0].mean(dim=1), masked_mean(*tokens[1:])
-                terms["intra"] = intra_modal_loss(*(gather_pairs(F.normalize(vector, dim=-1)) for vector in pooled))
+                pooled = (gather_pairs(F.normalize(vector, dim=-1)) for vector in pooled)
+                terms["intra"] = intra_modal_loss(*pooled, temperature=options["token_temperature"])
         if options["prototype_weight"]:
             terms["prototype"] = self._align_categories(images, texts, stages)
         if self.head is not None:
@@ -135,13 +146,16 @@ class MSKPT(ConVIRT):
         return info_nce(similarity, temperature)
 
     def _align_tokens(
-        self, patches: torch.Tensor, words: torch.Tensor, mask: torch.Tensor, batch: Batch
+        self,
+        patches: torch.Tensor,
+        words: torch.Tensor,
+        mask: torch.Tensor,
+        attention: torch.Tensor | None,
+        stages: torch.Tensor,
     ) -> torch.Tensor:
         options = self.config
         if options["ta"] == "pair":
-            weights = (
-                clipped_attention(self._attention(batch), mask) if options["word_weights"] == "attention" else None
-            )
+            weights = None if attention is None else clipped_attention(attention, mask)
             return token_alignment(
                 patches, words, mask, word_weights=weights, grouping=options["grouping"],
                 temperature=options["token_temperature"],
@@ -149,7 +163,7 @@ class MSKPT(ConVIRT):
         missing = options["max_length"] - 1 - words.shape[1]  # every process pads alike
         words, mask = F.pad(words, (0, 0, 0, missing)), F.pad(mask, (0, missing)).float()
         patches, words, mask = gather_pairs(patches), gather_pairs(words), gather_pairs(mask) > 0.5
-        stages = gather_pairs(batch.stages.float().unsqueeze(1)).squeeze(1)
+        stages = gather_pairs(stages.float().unsqueeze(1)).squeeze(1)
         positives = same_class(stages) if options["ta"] == "batch_labels" else None
         return batch_token_alignment(patches, words, mask, positives=positives)
 
@@ -163,12 +177,12 @@ class MSKPT(ConVIRT):
             else self.prototypes(images, texts, stages)
         )
 
-    @torch.no_grad()
-    def _attention(self, batch: Batch) -> torch.Tensor:
-        """The last layer's attention from [CLS] to every other token, mean over heads: (B, L - 1)."""
-        ids = self.tokenizer([describing_text(report) for report in batch.reports], self.config["max_length"])
-        ids = ids.to(self.device)
-        heard = self.text_encoder.bert(
-            input_ids=ids, attention_mask=(ids != self.tokenizer.pad_id).long(), output_attentions=True
-        )
-        return heard.attentions[-1].mean(dim=1)[:, 0, 1:]
+    def _read(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Tokens (B, L, C), their mask (B, L), and for word weights from "attention" the last layer's from [CLS] to every
+        other token, mean over heads: (B, L - 1)."""
+        if self.config["word_weights"] != "attention":
+            return *self.text_encoder(texts), None
+        ids = self.tokenizer(texts, self.config["max_length"]).to(self.device)
+        mask = ids != self.tokenizer.pad_id
+        heard = self.text_encoder.bert(input_ids=ids, attention_mask=mask.long(), output_attentions=True)
+        return heard.last_hidden_state, mask, heard.attentions[-1].mean(dim=1)[:, 0, 1:]

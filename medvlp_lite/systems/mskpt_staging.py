@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from medvlp_lite.components.uncertainty_staging import (
+    SCORES,
+    WEIGHTS,
     bank_logits,
     class_bank,
     distillation_loss,
@@ -29,7 +31,7 @@ from medvlp_lite.systems.base import LossTerms, Query, System
 
 STAGES = ("stage 0", "stage I", "stage II", "stage III")
 DISEASE = "pneumoconiosis"
-DECISIONS = ("head", "bank", "mean")
+OPTIONS = {"weight": WEIGHTS, "score": SCORES, "data": ("bank", "hint"), "decide": ("head", "bank", "mean")}
 
 
 class MSKPTStaging(System):
@@ -37,12 +39,12 @@ class MSKPTStaging(System):
 
     ``text_weight`` and ``data_weight`` are the weights of distillation through the shared text and data features (0: without
     it); ``data`` "bank" uses class means (P-19), "hint" each image's own vector. ``gate`` lets only those images teach of which
-    the teacher is surer than ``theta`` (P-21; PromptKD's code has no gate). ``weight`` and ``score`` are those of
-    ``weighted_cross_entropy`` (P-16); "none" is plain cross-entropy, and so are the first ``patience`` training steps: a "gate"
-    that nothing passes at the start would never open. ``decide`` takes the answer from the linear "head"
-    (P-14), the text "bank" (P-20) or their "mean". ``strong`` scales the student's augmentation; the teacher sees images as the
+    the teacher is surer than ``theta`` by ``score`` (P-21; PromptKD's code has no gate). ``weight`` and ``score`` are those of
+    ``weighted_cross_entropy`` (P-16), a mean over the labelled samples of each process; "none" is plain cross-entropy, and so are
+    the first ``patience`` training steps: a "gate" that nothing passes at the start would never open. ``decide`` takes the answer
+    from the linear "head" (P-14), the text "bank" (P-20) or their "mean"; the last two need distillation. ``strong`` scales the student's augmentation; the teacher sees images as the
     batch brings them. ``start`` and ``labels`` say in words what it started from and which labels it saw. Call ``prepare`` before
-    training with a teacher. Raises ValueError for an option that does not exist. Built in chapter 08_uncertainty_staging.
+    training with a teacher. Raises ValueError for an option that does not exist, or ``decide`` without what it needs. Built in chapter 08_uncertainty_staging.
     """
 
     name = "staging"
@@ -71,17 +73,21 @@ class MSKPTStaging(System):
         labels: str = "all",
     ):
         super().__init__()
-        if data not in ("bank", "hint") or decide not in DECISIONS:
-            raise ValueError(
-                f"data must be 'bank' or 'hint' and decide one of {DECISIONS}, got {data!r} and {decide!r}"
-            )
         self.config = {key: value for key, value in locals().items() if key not in ("self", "tokenizer", "__class__")}
         self.config["stages"] = list(stages)
+        for option, choices in OPTIONS.items():
+            if self.config[option] not in choices:
+                raise ValueError(f"{option} must be one of {', '.join(choices)}, got {self.config[option]!r}")
+        taught = text_weight > 0 or data_weight > 0
+        if decide != "head" and not taught:
+            raise ValueError(
+                f"decide={decide!r} compares with the bank, which only distillation trains for: "
+                "set text_weight or data_weight above 0, or decide='head'"
+            )
         self.tokenizer = tokenizer
         self.image_encoder = image_encoder(image_encoder_name, image_size)
         hidden = self.image_encoder.width
         self.head = nn.Linear(hidden, len(stages))
-        taught = text_weight > 0 or data_weight > 0 or decide != "head"
         self.projector = (
             nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, width)) if taught else None
         )
@@ -96,9 +102,12 @@ class MSKPTStaging(System):
         """Start from a stage-1 system: its image encoder is copied, its answers become the teacher, its features the banks.
 
         The banks come from the labelled studies of ``dataset`` (P-18, P-19); with ``descriptions``, one text per stage, the
-        text bank holds those instead. Raises ValueError when the teacher's vectors have another width, or a stage has no labelled study.
-        Built in chapter 08_uncertainty_staging.
+        text bank holds those instead. The teacher itself, not a copy, is put in evaluation mode and frozen. Raises ValueError when
+        its vectors have another width, or a stage has no labelled study. Built in chapter 08_uncertainty_staging.
         """
+        missing = [name for k, name in enumerate(self.config["stages"]) if not (dataset.stages == k).any()]
+        if missing:
+            raise ValueError(f"no labelled study of {', '.join(missing)}: label at least one of each stage")
         teacher = teacher.eval().requires_grad_(False)
         self.image_encoder.load_state_dict(teacher.image_encoder.state_dict())
         labelled = [i for i, stage in enumerate(dataset.stages) if stage >= 0]
@@ -153,12 +162,12 @@ class MSKPTStaging(System):
         with torch.no_grad():
             teacher = self._teacher[0].to(images.device).embed_images(images)
         answers = bank_logits(teacher, self.text_bank, options["scale"])
-        sure = uncertainty(answers.softmax(dim=-1)) < options["theta"] if options["gate"] else None
+        sure = uncertainty(answers.softmax(dim=-1), options["score"]) < options["theta"] if options["gate"] else None
         pick = {"temperature": options["temperature"], "keep": sure}
         if options["text_weight"]:
             terms["text"] = distillation_loss(bank_logits(student, self.text_bank, options["scale"]), answers, **pick)
         if options["data_weight"] and options["data"] == "hint":
-            terms["data"] = hint_loss(student, teacher)
+            terms["data"] = hint_loss(student, teacher, keep=sure)
         elif options["data_weight"]:
             seen = (bank_logits(vectors, self.data_bank, options["scale"]) for vectors in (student, teacher))
             terms["data"] = distillation_loss(*seen, **pick)
