@@ -43,8 +43,15 @@ def test_a_users_own_table_becomes_studies(root):
     assert len(pneumocxr.load(root, require_image=False)) == 5
 
 
+def test_only_columns_that_begin_with_reader_and_a_bar_are_readers(root):
+    table = root / "pneumocxr.csv"
+    table.write_text("image,patient,stage,report,readers,reader_a\na.png,1,1.0,,two of four,1.0\n", encoding="utf-8")
+    study = pneumocxr.load(root).studies[0]
+    assert study.stage == 1 and study.meta["readers"] == {"reader_a": 1}
+
+
 @pytest.mark.parametrize(
-    "text, stage", [("0", 0), ("stage-3", 3), ("Stage II", 2), ("Normal", 0), (" i ", 1), ("", None)]
+    "text, stage", [("0", 0), ("stage-3", 3), ("Stage II", 2), ("Normal", 0), (" i ", 1), ("2.0", 2), ("", None)]
 )
 def test_stages_as_people_write_them(text, stage):
     assert pneumocxr.stage_of(text) == stage
@@ -54,6 +61,7 @@ def test_stages_as_people_write_them(text, stage):
     "old, new, words",
     [
         ("stage-2", "4", ("line 3", "got '4'")),
+        ("stage-2", "1.5", ("line 3", "got '1.5'")),
         ("2,1\n", "2,5\n", ("line 3", "got '5'")),
         ("a.png,1", "a.png,", ("line 2", "must not be empty")),
         ("b.png", "a.png", ("line 3", "stands twice")),

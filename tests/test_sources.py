@@ -739,6 +739,8 @@ def test_brixia_refusals(brixia_root, old, new, words):
     edit(brixia_root / "data" / "public-annotations.csv", old, new)
     refuses(lambda: brixia.load(brixia_root), "public-annotations.csv", *words)
     refuses(lambda: brixia.load(brixia_root, reader="third"), "reader")
+    given = brixia_root / "data" / "public-annotations.csv"
+    refuses(lambda: brixia.load(given), str(given), "not a folder that holds")
 
 
 # ---------------------------------------------------------------- finding the sets

@@ -18,6 +18,7 @@ from medvlp_lite.studies import SEVERITIES, Finding, Study, read_image
 
 LICENCE = "CC BY-NC-SA 4.0"
 HOME = "https://github.com/BrixIA/Brixia-score-COVID-19"
+TABLE = "public-annotations.csv"
 ZONES = {
     "A": ("right", "right upper zone"),
     "B": ("right", "right middle zone"),
@@ -62,7 +63,9 @@ def load(root: Path | str | None = None, *, covid_root: Path | str | None = None
     if reader not in READERS:
         raise ValueError(f"reader must be 'senior' or 'junior', got {reader!r}")
     root = locate("brixia", root)
-    path = next(p for p in (root / "data" / "public-annotations.csv", root / "public-annotations.csv") if p.is_file())
+    path = next((p for p in (root / "data" / TABLE, root / TABLE) if p.is_file()), None)
+    if path is None:
+        raise SourceError(f"{root} is not a folder that holds {TABLE}; give that folder")
     covid_root = covid_root or find("covid", root.parent)
     collection = {s.meta["filename"]: s for s in covid.load(covid_root, views=None, require_image=False).studies}
     own = {p.name: p for p in image_files([path.parent / "public-cohen-subset"])}

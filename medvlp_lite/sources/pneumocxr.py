@@ -16,10 +16,11 @@ from medvlp_lite.studies import SEVERITIES, SPLITS, Finding, Study, read_image
 HOME = "https://doi.org/10.1177/08953996241296400"
 TABLE = "pneumocxr.csv"
 STAGES = {"0": 0, "1": 1, "2": 2, "3": 3, "normal": 0, "i": 1, "ii": 2, "iii": 3}
+STAGES |= {f"{stage}.0": stage for stage in range(4)}  # pandas writes whole numbers so where some are missing
 
 
 def stage_of(text: str) -> int | None:
-    """A stage as it is written: "2", "stage-2", "Stage II", "normal"; None for an empty text. Raises ValueError otherwise."""
+    """A stage as it is written: "2", "2.0", "stage-2", "Stage II", "normal"; None for an empty text. Raises ValueError otherwise."""
     word = text.strip().lower().removeprefix("stage").strip(" -_")
     if not text.strip():
         return None
@@ -50,7 +51,7 @@ def load(root: Path | str | None = None, *, require_image: bool = True) -> Loade
         seen.add(row["image"])
         try:
             stage = stage_of(row["stage"])
-            readers = {name: stage_of(text) for name, text in row.items() if name.startswith("reader") and text}
+            readers = {name: stage_of(text) for name, text in row.items() if name.startswith("reader_") and text}
         except ValueError as error:
             raise SourceError(f"{where}: {error}; correct the row") from None
         if (split := row.get("split", "")) not in ("", *SPLITS):
