@@ -22,7 +22,7 @@ from medvlp_lite.reports import ReportFilter, adjacency, entity_labels, entity_o
 from medvlp_lite.reports.anatomy import landmarks, vocabulary
 from medvlp_lite.reports.language_model import LanguageModelFilter, parse
 from medvlp_lite.reports.lexicon import load
-from medvlp_lite.reports.sections import sections, sentences
+from medvlp_lite.reports.sections import describing_text, sections, sentences
 from medvlp_lite.studies import Triplet
 
 SIGN = {True: "+", False: "-", None: "?"}
@@ -153,6 +153,69 @@ CASES = [
     ("NO EFFUSION OR PNEUMOTHORAX.", ["effusion-", "pneumothorax-"]),
     ("Peripheral opacities, typical of COVID-19.", ["opacity+", "covid-19+"]),
     ("Moderate pneumoconiosis in both upper zones.", ["pneumoconiosis+/bilateral/upper lung/moderate"]),
+    ("Left pleural efusion.", ["effusion+/left"]),
+    ("No pneumothoraxes or effussions.", ["pneumothorax-", "effusion-"]),
+    # abbreviations
+    ("RLL infiltrate c/w PNA.", ["infiltrate+/right/lower lobe", "pneumonia+/right/lower lobe"]),
+    ("LUL mass, small L effusion.", ["mass+/left/upper lobe", "effusion+/left//mild"]),
+    ("Cardiomegaly w/o edema.", ["cardiomegaly+", "edema-"]),
+    ("B/l effusions w/ atelectasis.", ["effusion+/bilateral", "atelectasis+/bilateral"]),
+    ("R/o pneumonia.", []),
+    ("Opacity on 12/3 and effusion on 12/5.", ["opacity+", "effusion+"]),
+    ("Old fracture of T12.", ["fracture+"]),
+    # marks and lines
+    ("?pneumonia RLL.", ["pneumonia?/right/lower lobe"]),
+    ("Pneumothorax? Left effusion.", ["pneumothorax?", "effusion+/left"]),
+    ("No pneumothorax • Left effusion • Cardiomegaly", ["pneumothorax-", "effusion+/left", "cardiomegaly+"]),
+    ("No pneumothorax<br/>Small left effusion<BR>Cardiomegaly", ["pneumothorax-", "effusion+/left//mild", "cardiomegaly+"]),
+    ("- No consolidation - Stable cardiomegaly - Left effusion", ["consolidation-", "cardiomegaly+", "effusion+/left"]),
+    ("no pneumothorax\nsmall left effusion\nmild cardiomegaly", ["pneumothorax-", "effusion+/left//mild", "cardiomegaly+///mild"]),
+    ("There is no evidence of a focal consolidation, pneumothorax or a\nlarge pleural effusion.",
+     ["consolidation-", "pneumothorax-", "effusion-///severe"]),
+    # headings
+    ("CLINICAL QUESTION: pneumothorax?\nFINDINGS: No pneumothorax.", ["pneumothorax-"]),
+    ("Hx: pneumonia.\nReason for referral: effusion\nReport: Cardiomegaly.", ["cardiomegaly+"]),
+    ("INDICATION: edema\nIMPRESSION  Mild cardiomegaly.", ["cardiomegaly+///mild"]),
+    ("INDICATION: Pneumonia.\n\nCOMPARISON: Effusion before.\n\nThe heart is enlarged.", ["cardiomegaly+"]),
+    ("<p>INDICATION: edema</p><p>FINDINGS: Cardiomegaly</p>", ["cardiomegaly+"]),
+    # what follows a denied finding
+    ("No pneumothorax, small left effusion, mild cardiomegaly.", ["pneumothorax-", "effusion+/left//mild", "cardiomegaly+///mild"]),
+    ("No pneumothorax and bilateral effusions.", ["pneumothorax-", "effusion+/bilateral"]),
+    ("No edema, left effusion or pneumothorax.", ["edema-", "effusion-/left", "pneumothorax-"]),
+    ("No pneumonia, large effusion.", ["pneumonia-", "effusion-///severe"]),
+    # more negation
+    ("Pneumothorax: none. Effusion: none.", ["pneumothorax-", "effusion-"]),
+    ("Failed to demonstrate any consolidation.", ["consolidation-"]),
+    ("Interval removal of the left chest tube.", ["tube-/left"]),
+    ("Right nodule, not seen before.", ["nodule+/right"]),
+    ("The lungs are not well expanded with left atelectasis.", ["atelectasis+/left"]),
+    # changes
+    ("Near-complete resolution of edema.", ["edema+"]),
+    ("The left effusion has nearly resolved.", ["effusion+/left"]),
+    ("Significant improvement in edema.", ["edema+"]),
+    ("Slightly larger left effusion, moderate in size.", ["effusion+/left//moderate"]),
+    ("Mildly increased interstitial opacities.", ["opacity+///mild"]),
+    ("Interval improvement in moderate edema, now mild.", ["edema+///mild"]),
+    # more hedges
+    ("Pneumonia in the left lower lobe can't be ruled out.", ["pneumonia?/left/lower lobe"]),
+    ("Pneumonia is thought less likely.", ["pneumonia?"]),
+    ("Atelectasis, less likely pneumonia.", ["atelectasis+", "pneumonia?"]),
+    ("Effusions are small, if any.", ["effusion?///mild"]),
+    ("Cardiomegaly, edema possibly present.", ["cardiomegaly+", "edema?"]),
+    ("Opacity, atelectasis versus pneumonia.", ["opacity+", "atelectasis?", "pneumonia?"]),
+    # where history, advice and places end
+    ("Status post sternotomy with stable cardiomegaly.", ["cardiomegaly+"]),
+    ("Status post CABG, mild edema.", ["edema+///mild"]),
+    ("Evaluation of the bases is limited, but there is a right effusion.", ["effusion+/right"]),
+    ("In the right lung, there is consolidation in the upper lobe.", ["consolidation+/right/upper lobe"]),
+    # more words
+    ("Pinching of the left costophrenic sinus.", ["blunting+/left"]),
+    ("Increased cardiothoracic ratio.", ["cardiomegaly+"]),
+    ("Enlarged heart shadow.", ["cardiomegaly+"]),
+    ("Hilar shadows are normal.", []),
+    ("Poorly inflated lungs. Air under the diaphragm.", ["low volume+", "pneumoperitoneum+"]),
+    ("Alveolar pattern and condensation in both midfields.", ["opacity+/bilateral/mid lung", "consolidation+/bilateral/mid lung"]),
+    ("Lung cancer in the left upper lobe.", ["mass+/left/upper lobe"]),
 ]
 # fmt: on
 
@@ -171,6 +234,7 @@ def test_there_are_enough_cases_and_they_differ():
     [
         ("Heart size is normal.", "cardiomegaly"),
         ("The lungs are clear.", "opacity"),
+        ("The lungs are well expanded and clear.", "opacity"),
         ("Pulmonary vasculature within normal limits.", "congestion"),
         ("Costophrenic angles are sharp.", "blunting"),
         ("Bony structures are intact.", "fracture"),
@@ -182,7 +246,7 @@ def test_a_normal_structure_excludes_its_findings(text, absent):
     assert not [t for t in ReportFilter(implied=False).extract(text) if t.present is False]
 
 
-@pytest.mark.parametrize("text", ["Left lung is clear.", "Cardiomegaly is stable."])
+@pytest.mark.parametrize("text", ["Left lung is clear.", "Cardiomegaly is stable.", "The lungs are not clear."])
 def test_a_half_or_a_change_excludes_nothing(text):
     assert not [m for m in mentions(text) if m.implied]
 
@@ -190,6 +254,13 @@ def test_a_half_or_a_change_excludes_nothing(text):
 def test_one_pass_gives_both_kinds_of_triplet():
     assert extract("Small right pleural effusion.") == [
         Triplet("effusion", "right_pleural", True, "mild", "right", "right pleural", "effusion", (12, 28))
+    ]
+
+
+def test_a_location_spells_abbreviations_out_and_names_no_word_twice():
+    assert [m.location for m in mentions("RLL opacity. Blunted left costophrenicangle.")] == [
+        "right lower lobe",
+        "left costophrenicangle",
     ]
 
 
@@ -324,15 +395,36 @@ def test_no_text_makes_the_filter_fail():
             )
 
 
-@pytest.mark.parametrize("text", ["effusion " * 3000, "x" * 100_000, "no " * 5000, ". " * 20_000, "effusion\n" * 2000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "effusion " * 3000,
+        "x" * 100_000,
+        "no " * 5000,
+        ". " * 20_000,
+        "effusion\n" * 2000,
+        "." + " " * 20_000 + "x",
+        "\n " * 20_000,
+        "INDICATION: " + "\n" * 20_000,
+    ],
+)
 def test_reading_time_grows_with_length_only(text):
     start = time.process_time()
     extract(text)
     assert time.process_time() - start < 5
 
 
-def test_an_empty_report_says_nothing():
-    assert extract("") == [] and np.isnan(adjacency([])).all()
+@pytest.mark.parametrize("report", ["", " \n\t", None, float("nan"), np.nan])
+def test_an_empty_or_missing_report_says_nothing(report):
+    assert extract(report) == mentions(report) == [] and describing_text(report) == ""
+    assert np.isnan(adjacency([])).all()
+
+
+@pytest.mark.parametrize("report", [3, 1.5, b"effusion", ["effusion"]])
+def test_what_is_no_report_is_refused(report):
+    for read_report in (extract, mentions, describing_text):
+        with pytest.raises(TypeError, match="a report must be a string, None or NaN, got"):
+            read_report(report)
 
 
 @pytest.mark.parametrize(
@@ -432,6 +524,12 @@ def test_callables_and_pipelines(wrap):
     triplets = reader.extract(report)
     assert [(t.entity, t.side) for t in triplets] == [("effusion", "left")]
     assert report[slice(*triplets[0].span)] == "effusion" and len(reader.refused) == 1
+
+
+def test_a_missing_report_is_an_empty_one_for_the_language_model():
+    prompts = []
+    reader = LanguageModelFilter(lambda prompt: prompts.append(prompt) or "none")
+    assert reader.extract(None) == reader.extract("") == [] and prompts[0] == prompts[1]
 
 
 def test_a_pipeline_that_repeats_the_prompt():

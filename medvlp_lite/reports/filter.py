@@ -13,18 +13,20 @@ import numpy as np
 from ..studies import Triplet
 from .anatomy import landmarks, vocabulary
 from .lexicon import load
-from .sections import sections, sentences
+from .sections import report_text, sections, sentences
 from .sentence import Mention, anaphoric, read_sentence
 
 UNCERTAIN = {"unknown": None, "present": True, "absent": False}
 ANAPHOR = re.compile(r"\s*(?:this|these|it|they|(?:the )?(?:appearance|finding|findings))\b", re.IGNORECASE)
 
 
-def mentions(report: str) -> list[Mention]:
+def mentions(report: str | None) -> list[Mention]:
     """Every finding that a report names, in order, with side, zone, severity, change, cues and character offsets.
 
+    A missing report (None or NaN) names none. Raises TypeError on anything else that is no string.
     Built in chapter 02_reports_to_triplets.
     """
+    report = report_text(report)
     out: list[Mention] = []
     previous: Mention | None = None
     for start, end in sections(report):
@@ -47,7 +49,8 @@ class ReportFilter:
 
     ``uncertain`` says what a hedged finding becomes: "unknown" (None, as MedKLIP leaves it), "present" or "absent".
     ``implied`` keeps what a normal structure excludes ("heart size is normal": no cardiomegaly).
-    Raises ValueError on another value. Built in chapter 02_reports_to_triplets.
+    Raises ValueError on another value; its methods raise TypeError on what is no report, as ``mentions`` does.
+    Built in chapter 02_reports_to_triplets.
     """
 
     def __init__(self, uncertain: str = "unknown", implied: bool = True):
@@ -56,10 +59,10 @@ class ReportFilter:
         self.uncertain = uncertain
         self.implied = implied
 
-    def __call__(self, report: str) -> list[Triplet]:
+    def __call__(self, report: str | None) -> list[Triplet]:
         return self.extract(report)
 
-    def extract(self, report: str) -> list[Triplet]:
+    def extract(self, report: str | None) -> list[Triplet]:
         """One triplet per finding and landmark: a bilateral effusion gives left_pleural and right_pleural."""
         out: list[Triplet] = []
         for mention in mentions(report):
@@ -82,7 +85,7 @@ class ReportFilter:
         return out
 
 
-def extract(report: str, uncertain: str = "unknown") -> list[Triplet]:
+def extract(report: str | None, uncertain: str = "unknown") -> list[Triplet]:
     """Triplets of a report; see ReportFilter. Built in chapter 02_reports_to_triplets."""
     return ReportFilter(uncertain).extract(report)
 

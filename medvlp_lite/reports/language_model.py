@@ -15,6 +15,7 @@ from typing import Any
 from ..studies import Triplet
 from .anatomy import landmarks
 from .filter import UNCERTAIN
+from .sections import report_text
 from .sentence import Mention, read_sentence
 
 PROMPT = """You turn a chest X-ray report into a list of findings.
@@ -212,8 +213,9 @@ class LanguageModelFilter:
         self.prompt = prompt
         self.refused: tuple[str, ...] = ()
 
-    def extract(self, report: str) -> list[Triplet]:
-        """Triplets of a report as the model reads it."""
+    def extract(self, report: str | None) -> list[Triplet]:
+        """Triplets of a report as the model reads it; a missing report is an empty one, as for ``mentions``."""
+        report = report_text(report)
         prompt = self.prompt.replace("{report}", report)
         answer = parse(_text(self.generate(prompt), prompt), report, self.uncertain)
         self.refused = answer.refused

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 DATA = Path(__file__).parent / "data"
-TOKEN = re.compile(r"[A-Za-z]+|\d+(?:\.\d+)?|[,:/()]")
+SHORTHAND = r"(?i:(?:b/l|c/w|h/o|r/o|s/p|w/o)\b|w/|2/2(?= [a-z]))"
+VERTEBRA = r"[CTLctl]\d{1,2}\b"
+TOKEN = re.compile(rf"[A-Za-z]{{2,}}|{SHORTHAND}|{VERTEBRA}|[A-Za-z]|\d+(?:\.\d+)?|/(?!\d)|[?,:()]")
 LONGEST_WORD = 40
 BRITISH = (("oe", "e"), ("ae", "e"), ("our", "or"), ("ise", "ize"), ("yse", "yze"), ("tre", "ter"))
 
@@ -63,6 +65,7 @@ class Lexicon:
     words: set[str] = field(default_factory=set)
     forms: dict[str, str] = field(default_factory=dict)
     drop: frozenset[str] = frozenset()
+    expansions: dict[str, tuple[str, ...]] = field(default_factory=dict)
     lemmas: dict[str, tuple[str | None, ...]] = field(default_factory=dict)
     fuzzy: dict[str, str] = field(default_factory=dict)
     possible: frozenset[str] = frozenset()
@@ -90,7 +93,7 @@ class Lexicon:
                     self.fuzzy.setdefault(word[:i] + word[i + 1 :], word)
 
     def lemma(self, word: str) -> tuple[str | None, ...]:
-        """The lemma of a lower-case word: usually one, two for words run together, (None,) if it is not known."""
+        """The lemmas of a lower-case word: one, several for an abbreviation or words run together, (None,) if not known."""
         found = self.lemmas.get(word)
         if found is None:
             if len(self.lemmas) > 200_000:
@@ -117,6 +120,8 @@ class Lexicon:
             return ()
         if len(word) > LONGEST_WORD:
             return (None,)
+        if word in self.expansions:
+            return self.expansions[word]
         known = self._known(word)
         if known is None:
             for british, american in BRITISH:
@@ -128,12 +133,14 @@ class Lexicon:
             left, right = self._known(word[:cut]), self._known(word[cut:])
             if left and right and (cut >= 4 or word[:cut] in ("no", "the", "and", "or", "of", "is")):
                 return (left, right)
-        near = self._misspelt(word) if len(word) >= 8 else None
+        near = self._misspelt(word)
+        if near is None and word.endswith("s"):
+            near = self._misspelt(word[:-1])
         return (self._known(near),) if near else (None,)
 
     def _misspelt(self, word: str) -> str | None:
         """The known long word that one letter too many, too few or wrong has turned into ``word``."""
-        shorter = [word[:i] + word[i + 1 :] for i in range(len(word))]
+        shorter = [word[:i] + word[i + 1 :] for i in range(len(word))] if len(word) >= 8 else []
         candidates = [*shorter, self.fuzzy.get(word), *map(self.fuzzy.get, shorter)]
         return next((c for c in candidates if c and c[0] == word[0] and (c in self.words or c in self.forms)), None)
 
@@ -202,6 +209,7 @@ def load() -> Lexicon:
     }
     weak = frozenset(phrase for kind in ("hedges", "hedges_after") for phrase in context[kind]["possible"])
     lexicon = Lexicon(concepts, findings["observations"], drop=frozenset(context["drop"]), possible=weak)
+    lexicon.expansions = {short: tuple(long.split()) for short, long in context["expansions"].items()}
     lexicon.words.update(context["known"], (",", ":", "/", "(", ")"))
     for lemma, forms in context["lemmas"].items():
         lexicon.words.add(lemma)

@@ -21,6 +21,8 @@ from .lexicon import Item, Token, load
 
 OPENINGS = frozenset((",", "and", "with", ":"))
 CONTRASTS = frozenset(("but", "however", "although", "though"))
+PROCEDURES = frozenset(("status post", "s p"))
+FRONTED = frozenset(("side", "zone", "site", "prepositions", "joint"))
 SUBJECTS = frozenset(("finding", "observation", "site", "normal"))
 
 
@@ -37,24 +39,57 @@ class Status(NamedTuple):
 def clauses(items: list[Item], count: int) -> list[int]:
     """Token positions at which a new clause begins, the first always 0 and the last ``count``.
 
-    A clause begins at a termination word, and at a comma or "and" that opens a statement with its own verb
-    ("no effusion, and the heart is enlarged").
+    A clause begins at a termination word, at a comma or "and" that opens a statement with its own verb ("no effusion, and
+    the heart is enlarged"), and where a denied finding is followed by one with a grade or place ("no effusion, mild edema").
+    The place in front of "there is" belongs to its clause.
     """
     starts = {0, count}
-    seen_statement = False
+    seen_statement = negated = denied = False
+    begun = 0
     for index, item in enumerate(items):
         kind = item.kind
         if kind == "stops":
             if item.value in CONTRASTS and not any(later.kind in SUBJECTS for later in items[index:]):
                 continue
-            starts.add(item.first)
-            seen_statement = False
-        elif kind == "verbs" or kind == "negation_before":
-            seen_statement = True
-        elif kind == "joint" and seen_statement and item.value in OPENINGS and _opens_statement(items, index):
-            starts.add(item.first)
-            seen_statement = False
+            if item.value.startswith("there ") and _only_place(items[begun:index]):
+                continue
+        elif kind == "joint" and seen_statement and item.value in OPENINGS:
+            if not (denied and _opens_finding(items, index + 1)) and not _opens_statement(items, index):
+                continue
+        else:
+            seen_statement = seen_statement or kind in ("verbs", "negation_before", "history")
+            negated = negated or kind == "negation_before"
+            denied = denied or (negated and kind == "finding")
+            continue
+        starts.add(item.first)
+        begun = index
+        seen_statement = negated = denied = False
     return sorted(starts)
+
+
+def _only_place(items: list[Item]) -> bool:
+    """Whether "there is" is preceded by its place alone: "in the right lung, there is consolidation"."""
+    return all(item.kind in FRONTED and item.value != "with" for item in items)
+
+
+def _opens_finding(items: list[Item], first: int) -> bool:
+    """Whether a finding with a grade or place of its own begins at ``first``, not one more of a list of denied ones.
+
+    A list that goes on to an "or" shares its negation; a large finding may be denied as such ("no mass, large effusion").
+    """
+    following = items[first : first + 5]
+    if not following or following[0].kind not in ("grade", "side", "zone") or following[0].value == "severe":
+        return False
+    return any(item.kind == "finding" for item in following) and not _ends_with_or(items[first:])
+
+
+def _ends_with_or(items: list[Item]) -> bool:
+    for item in items:
+        if item.kind in ("stops", "negation_before", "verbs"):
+            return False
+        if item.kind == "joint" and item.value == "or":
+            return True
+    return False
 
 
 def _opens_statement(items: list[Item], index: int) -> bool:
@@ -66,6 +101,8 @@ def _opens_statement(items: list[Item], index: int) -> bool:
         if kind == "joint" or kind == "stops":
             return False
         if kind == "negation_before" and not subject:
+            return True
+        if kind == "normal" and subject and items[position - 1].kind == "site":
             return True
         if kind in ("finding", "observation", "site", "zone", "normal"):
             if kind == "normal" and position == first:
@@ -80,14 +117,14 @@ def _opens_statement(items: list[Item], index: int) -> bool:
 
 
 def status(target: Item, clause: list[Item], sentence: list[Item]) -> Status:
-    """The status of one finding from the cues of its clause; advice and history reach over the whole sentence."""
+    """The status of one finding from the cues of its clause; advice reaches over the whole sentence up to a contrast."""
     first, last = target.first, target.last
     for item in sentence:
         if item.first >= first:
             break
-        if item.kind == "advice":
+        if item.kind == "advice" and not _contrasted(item, target, sentence):
             return Status(present=None, hypothetical=True)
-        if item.kind == "history" and item.first >= clause[0].first:
+        if item.kind == "history" and item.first >= clause[0].first and not _after_history(item, target, clause):
             return Status(present=None, hypothetical=True)
     negation = hedge = strength = None
     joint = False
@@ -122,13 +159,30 @@ def status(target: Item, clause: list[Item], sentence: list[Item]) -> Status:
     return Status()
 
 
+def _contrasted(advice: Item, target: Item, sentence: list[Item]) -> bool:
+    """Whether the finding stands in a contrast to advice: "correlate for infection, but the effusion is new"."""
+    between = [item for item in sentence if advice.last <= item.first < target.first and item.kind == "stops"]
+    return any(item.value in CONTRASTS or item.value == "where" for item in between)
+
+
+def _after_history(history: Item, target: Item, clause: list[Item]) -> bool:
+    """Whether the finding is present although history came before: "status post surgery, small effusion"."""
+    ends = ("with", ",", "and") if history.value in PROCEDURES else ("with",)
+    between = [item for item in clause if history.last <= item.first < target.first]
+    return any(item.kind == "joint" and item.value in ends for item in between)
+
+
 def _strength(cue: Item) -> str:
     return "possible" if cue.value in load().possible else "probable"
 
 
 def _reaches(target: Item, cue: Item, clause: list[Item]) -> bool:
-    """A hedge after the finding reaches back over lists, not over another verb phrase."""
-    return not any(item.kind == "hedges" and target.last <= item.first < cue.first for item in clause)
+    """A hedge after the finding reaches back over lists with "and" or "or", not over another verb phrase."""
+    between = [item for item in clause if target.last <= item.first < cue.first]
+    if any(item.kind == "hedges" for item in between):
+        return False
+    joints = [item.value for item in between if item.kind == "joint"]
+    return not joints or joints[-1] in ("and", "or", "/", ")") or not any(item.kind == "finding" for item in between)
 
 
 def _separate(start: int, end: int, clause: list[Item]) -> bool:
@@ -147,7 +201,8 @@ def alternatives(start: int, end: int, tokens: list[Token]) -> bool:
     return end - start <= 6 and any(tokens[i].lemma in ("or", "/", "versus", "vs") for i in range(start, end))
 
 
-def versus(target: Item, tokens: list[Token]) -> bool:
-    """Whether a finding stands beside "versus", whatever is on the other side."""
+def versus(target: Item, tokens: list[Token], others: list[Item]) -> bool:
+    """Whether a finding stands beside "versus", with none of the ``others`` between, whatever is on the other side."""
     window = range(max(0, target.first - 4), min(len(tokens), target.last + 4))
-    return any(tokens[i].lemma in ("versus", "vs") for i in window)
+    marks = [i for i in window if tokens[i].lemma in ("versus", "vs")]
+    return any(not any(min(i, target.first) < other.first < max(i, target.first) for other in others) for i in marks)

@@ -20,6 +20,7 @@ PLURALS = frozenset(
 )
 SIDELESS = frozenset(("heart", "spine", "aorta", "stomach"))
 ZONED = frozenset(("lung", "pleural", "interstitium", "", "bone", "hilum", "pulmonary"))
+DEGREES = frozenset(("mild", "slight", "minimal", "marked", "significant", "substantial"))
 TOO_WIDE = frozenset(("lung", "cardiopulmonary", "lung volume", "vasculature", "heart", "limb"))
 
 
@@ -68,11 +69,11 @@ def place(
     elif zone == "middle lobe" and side is None:
         side = "right"
     words = sorted({i for item in (*sides, *places) for i in range(item.first, item.last)})
-    return Place(named, zone, side, _severity(target, before, clause, targets), tuple(words))
+    return Place(named, zone, side, _severity(target, before, clause, targets, tokens), tuple(words))
 
 
 def _before(target: Item, clause: list[Item], targets: list[Item]) -> list[Item]:
-    """Items before the target that modify it, nearest first."""
+    """Items before the target that modify it, nearest first; also a place in front of "there is"."""
     found: list[Item] = []
     placed = False
     for position in range(len(clause) - 1, -1, -1):
@@ -81,7 +82,7 @@ def _before(target: Item, clause: list[Item], targets: list[Item]) -> list[Item]
             continue
         if item in targets:
             return _without_owned(found, item)
-        if item.kind in BARRIERS:
+        if item.kind in BARRIERS and not item.value.startswith("there "):
             break
         if item.kind == "joint" and item.value in ADDITIONS and any(other.first < item.first for other in targets):
             break
@@ -163,13 +164,27 @@ def _site(usual: str, sites: list[Item]) -> str:
     return usual
 
 
-def _severity(target: Item, before: list[Item], clause: list[Item], targets: list[Item]) -> str | None:
-    """The nearest grade before the target ("small effusion"), else one said of it ("the effusion is small")."""
+def _severity(
+    target: Item, before: list[Item], clause: list[Item], targets: list[Item], tokens: list[Token]
+) -> str | None:
+    """The grade now, else the nearest before the target ("small effusion"), else one said of it ("the effusion is small").
+
+    A grade of a change ("slight decrease in the effusion") is none.
+    """
+    changes = [item for item in clause if item.kind == "change" and item.value in ("increased", "decreased")]
+    moves: list[Item] = []
+    if changes:
+        now = _grade_now(target, clause, targets, tokens)
+        if now is not None:
+            return now
+        moves = [item for item in clause if item.kind == "grade" and _grades_change(item, target, changes, tokens)]
     for item in before:
-        if item.kind == "grade":
+        if item.kind == "grade" and item not in moves:
             return item.value
     predicate = False
     for item in clause:
+        if item in moves:
+            continue
         if item.first < target.first:
             continue
         if item.kind == "grade" and item.first == target.first:
@@ -183,4 +198,24 @@ def _severity(target: Item, before: list[Item], clause: list[Item], targets: lis
         predicate = predicate or item.kind in ("verbs", "joint")
         if item.kind == "grade" and predicate:
             return None if any(0 <= other.first - item.last <= 1 for other in targets) else item.value
+    return None
+
+
+def _grades_change(grade: Item, target: Item, changes: list[Item], tokens: list[Token]) -> bool:
+    """Whether a grade says how much has changed: "slight decrease in", not "slightly increased markings"."""
+    if tokens[grade.first].lemma not in DEGREES:
+        return False
+    for change in changes:
+        if 0 <= change.first - grade.last <= 1 and change.first != target.first:
+            said_of = change.last < len(tokens) and tokens[change.last].lemma in ("in", "of")
+            return said_of or change.first >= target.last or tokens[change.first].lemma != "increase"
+    return False
+
+
+def _grade_now(target: Item, clause: list[Item], targets: list[Item], tokens: list[Token]) -> str | None:
+    """The last state of a finding that has changed: "moderate edema has improved, now mild"."""
+    for item in clause:
+        if item.kind == "grade" and item.first > target.last and tokens[item.first - 1].lemma == "now":
+            passed = any(target.last <= other.first < item.first for other in targets)
+            return None if passed else item.value
     return None

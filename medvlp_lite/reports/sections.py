@@ -6,53 +6,88 @@ Built in chapter 02_reports_to_triplets.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 
 CONTEXT = (
-    "indications?|clinical indications?|reason for (?:the )?(?:exam(?:ination)?|study|visit)|history|clinical history|"
-    "clinical information|clinical details|clinical data|clinical statement|patient history|comparisons?|"
-    "comparison (?:study|studies)|technique|procedure|examination|exam|study|views?|signs and symptoms|symptoms|"
-    "recommendations?|additional history|dictated by|signed by|date|priors?"
+    "(?:clinical )?(?:indications?(?: and history)?|history|hx|question|information|details|data|statement)|clinical|ind|"
+    "reason for (?:the )?(?:exam(?:ination)?|study|visit|referral|request|order|imaging)|request|(?:patient|additional) history|"
+    "comparisons?|comparison (?:study|studies)|comp|technique|tech|procedure|(?:type of )?examination|exam|study|views?|"
+    r"signs and symptoms|symptoms|recommendations?(?:\(s\))?|notification|dictated by|signed by|date|priors?"
 )
 BODY = (
     "findings?|impressions?|conclusions?|opinion|summary|interpretation|report|final report|findings and impression|"
     "findings/impression|addendum|result|results|observations?|wet read|preliminary report|diagnosis"
 )
+CAPITALS = r"(?-i:(?:FINDINGS|IMPRESSION)[ \t]+(?=\d|[A-Z][a-z ]))"  # a heading without a mark
 HEADING = re.compile(
-    rf"(?:^|(?<=\n)|(?<=[.:;])[ \t]*)[ \t]*(?:(?P<context>{CONTEXT})|(?P<body>{BODY}))[ \t]*(?::|\n|-(?=\s))",
+    rf"(?<![^\n.:;?>])[ \t]*(?:(?:(?P<context>{CONTEXT})|{BODY})[ \t]*(?::|\r?\n|-(?=\s))|{CAPITALS})",
     re.IGNORECASE,
 )
+PARAGRAPH = re.compile(r"\S[ \t\r]*\n[ \t\r]*\n(?=\s*\S)")
 LONGEST = 800
+SHORT_LINE = 40
 ABBREVIATIONS = r"(?<!\bvs)(?<!\bVs)(?<!\bDr)(?<!\bapprox)(?<!\be\.g)(?<!\bi\.e)"
-BOUNDARY = re.compile(
-    rf"{ABBREVIATIONS}\.+(?!\d)|(?<=[a-z])\.(?=\d)|[?!;]+|\n[ \t]*\n|\n(?=[ \t]*(?:[-*•]|\d+[.)]|[A-Z][a-z]))"
+STOPS = rf"{ABBREVIATIONS}\.+(?!\d)|(?<=[a-z])\.(?=\d)|[!;•]+|(?<=\s)-+(?=\s+[A-Z])"
+TAGS = r"(?i:</?(?:br|p|div|li|ul|ol|tr|td|h\d)\b[^<>\n]{0,40}>)"
+BREAKS = r"\n[ \t\r]*\n|\n(?=[ \t]*(?:[-*•]|\d+[.)]|[A-Z][a-z]))"
+OPENERS = (
+    "no|without|mild|moderate|severe|small|large|stable|normal|clear|heart|cardiac|lungs?|left|right|bilateral|bibasilar|"
+    "unchanged|new"
 )
+LINE = rf"(?P<line>\n(?=[ \t]*(?i:{OPENERS})\b))"
+QUESTION = r"(?<=\w\?)\?*(?!\w)"  # after the mark, which is a hedge
+BOUNDARY = re.compile(rf"(?=[.!;•<\n-])(?:{STOPS}|{TAGS}|{BREAKS}|{LINE})|{QUESTION}")  # looking ahead: for speed
+
+
+def report_text(report: str | float | None) -> str:
+    """The report; a missing one (None, or NaN as tables have it) is empty. Raises TypeError on anything else."""
+    if isinstance(report, str):
+        return report
+    if report is None or (isinstance(report, float) and math.isnan(report)):
+        return ""
+    raise TypeError(f"a report must be a string, None or NaN, got {type(report).__name__}")
 
 
 def sections(report: str) -> Iterator[tuple[int, int]]:
     """Yield (start, end) of the parts that describe the image; text before any heading counts as such."""
     start, describes = 0, True
     for heading in HEADING.finditer(report):
-        if describes and heading.start() > start:
-            yield start, heading.start()
-        start, describes = heading.end(), heading["body"] is not None
-    if describes and start < len(report):
-        yield start, len(report)
+        yield from _describing(report, start, heading.start(), describes)
+        start, describes = heading.end(), heading["context"] is None
+    yield from _describing(report, start, len(report), describes)
+
+
+def _describing(report: str, start: int, end: int, describes: bool) -> Iterator[tuple[int, int]]:
+    """A section that describes the image, or what follows the first paragraph of one that does not."""
+    if not describes:
+        paragraph = PARAGRAPH.search(report, start, end)
+        start = paragraph.end() if paragraph else end
+    if start < end:
+        yield start, end
 
 
 def sentences(report: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Yield (start, end) of each sentence in report[start:end]; also splits "pneumothorax.There", not "1.2 cm".
 
+    Marks of a list and of a page (bullets, "<br>") end a sentence, and so does a short line before a word that opens one.
     What runs on for more than LONGEST characters is cut at a blank, so that reading stays linear in the report's length.
     """
     first = start
     for boundary in BOUNDARY.finditer(report, start, end):
+        if boundary["line"] and not _short_line(report, start, boundary.start()):
+            continue
         if boundary.start() > first:
             yield from _pieces(report, first, boundary.start())
         first = boundary.end()
     if first < end:
         yield from _pieces(report, first, end)
+
+
+def _short_line(report: str, start: int, end: int) -> bool:
+    """Whether the line that ends at ``end`` was ended on purpose, and not wrapped."""
+    return end - start <= SHORT_LINE or "\n" in report[end - SHORT_LINE : end]
 
 
 def _pieces(report: str, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -64,9 +99,10 @@ def _pieces(report: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     yield start, end
 
 
-def describing_text(report: str) -> str:
+def describing_text(report: str | None) -> str:
     """The report without indication, comparison and technique: what a text encoder should read of it.
 
-    Built in chapter 03_contrastive_baseline.
+    Raises TypeError as ``report_text`` does. Built in chapter 03_contrastive_baseline.
     """
+    report = report_text(report)
     return " ".join(" ".join(report[start:end].split()) for start, end in sections(report))

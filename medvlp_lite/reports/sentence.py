@@ -32,6 +32,7 @@ WEAK = frozenset(
         "distend",
     ]
 )
+FILLING = frozenset(("expansion", "aeration", "hyperinflation"))  # said of a lung that may be clear all the same
 ABSENT_WHEN_NORMAL = {  # a normal structure -> the findings it excludes
     "heart": ("cardiomegaly",),
     "mediastinum": ("widening",),
@@ -189,8 +190,9 @@ def _change(target: Item, clause: list[Item], heads: list[Item]) -> str | None:
 
 def _join(found: list[_Found], items: list[Item], tokens: list[Token]) -> None:
     """Alternatives become uncertain; a finding without a place or grade takes that of the finding it is joined to."""
+    heads = [one.item for one in found]
     for index, here in enumerate(found):
-        if here.status.present is not False and here.status.hedge is None and versus(here.item, tokens):
+        if here.status.present is not False and here.status.hedge is None and versus(here.item, tokens, heads):
             here.status = here.status._replace(present=None, hedge="versus", strength="alternative")
         if index == 0:
             continue
@@ -230,7 +232,6 @@ def _mention(one: _Found, tokens: list[Token], text: str, lexicon: Lexicon) -> M
     concept = lexicon.concepts[one.concept]
     inside = [i for i in range(one.item.first, one.item.last - 1) if (tokens[i].lemma,) in lexicon.site_words]
     where = sorted({*one.place.tokens, *inside})  # "pleural" of "pleural effusion" is a place, too
-    words = [text[tokens[i].start : tokens[i].end].lower() for i in where]
     return Mention(
         concept=concept.name,
         entity=concept.entity,
@@ -243,11 +244,18 @@ def _mention(one: _Found, tokens: list[Token], text: str, lexicon: Lexicon) -> M
         side=one.place.side,
         severity=one.place.severity,
         change=one.change,
-        location=" ".join(words) or None,
+        location=_location(where, tokens, text, lexicon) if where else None,
         negation=one.status.negation,
         hedge=one.status.hedge,
         strength=one.status.strength,
     )
+
+
+def _location(where: list[int], tokens: list[Token], text: str, lexicon: Lexicon) -> str:
+    """The words of a place as the report has them, abbreviations spelt out; several lemmas of one word count once."""
+    spans = dict.fromkeys(tokens[i][1:] for i in where)
+    words = [text[start:end].lower() for start, end in spans]
+    return " ".join(" ".join(lexicon.expansions.get(word, (word,))) for word in words)
 
 
 def _normals(
@@ -260,10 +268,11 @@ def _normals(
 ) -> list[Mention]:
     """ "Lungs are clear": a normal observation, and the findings that it excludes."""
     out: list[Mention] = []
-    taken = [site for _, _, site in targets if site]
-    heads = [item for item, _, _ in targets]
+    telling = [(head, site) for head, concept, site in targets if concept not in FILLING]
+    taken = [site for _, site in telling if site]
+    heads = [head for head, _ in telling]
     for item in clause:
-        if item.kind != "normal":
+        if item.kind != "normal" or _denied(item, clause):
             continue
         verb = any(other.kind == "verbs" and other.last <= item.first for other in clause)
         sites = [other for other in clause if other.kind == "site" and other not in taken]
@@ -275,6 +284,10 @@ def _normals(
             sides = [i.value for i in items if i.kind == "side" and abs(i.last - site.first) <= 1]
             out.extend(_normal(item, site, sides[0] if sides else None, tokens, text, lexicon))
     return out
+
+
+def _denied(normal: Item, clause: list[Item]) -> bool:
+    return any(item.kind == "negation_before" and 0 <= normal.first - item.last <= 1 for item in clause)
 
 
 def _normal(
