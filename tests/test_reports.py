@@ -162,7 +162,7 @@ CASES = [
     ("B/l effusions w/ atelectasis.", ["effusion+/bilateral", "atelectasis+/bilateral"]),
     ("R/o pneumonia.", []),
     ("Opacity on 12/3 and effusion on 12/5.", ["opacity+", "effusion+"]),
-    ("Old fracture of T12.", ["fracture+"]),
+    ("L1 compression fracture.", ["fracture+"]),
     # marks and lines
     ("?pneumonia RLL.", ["pneumonia?/right/lower lobe"]),
     ("Pneumothorax? Left effusion.", ["pneumothorax?", "effusion+/left"]),
@@ -182,7 +182,8 @@ CASES = [
     ("No pneumothorax, small left effusion, mild cardiomegaly.", ["pneumothorax-", "effusion+/left//mild", "cardiomegaly+///mild"]),
     ("No pneumothorax and bilateral effusions.", ["pneumothorax-", "effusion+/bilateral"]),
     ("No edema, left effusion or pneumothorax.", ["edema-", "effusion-/left", "pneumothorax-"]),
-    ("No pneumonia, large effusion.", ["pneumonia-", "effusion-///severe"]),
+    ("No pneumonia, significant effusion.", ["pneumonia-", "effusion-///severe"]),
+    ("No infiltrate, heart normal, tortuous aorta.", ["infiltrate-", "tortuous+"]),
     # more negation
     ("Pneumothorax: none. Effusion: none.", ["pneumothorax-", "effusion-"]),
     ("Failed to demonstrate any consolidation.", ["consolidation-"]),
@@ -206,6 +207,7 @@ CASES = [
     # where history, advice and places end
     ("Status post sternotomy with stable cardiomegaly.", ["cardiomegaly+"]),
     ("Status post CABG, mild edema.", ["edema+///mild"]),
+    ("History of lobectomy, without pneumothorax.", ["pneumothorax-"]),
     ("Evaluation of the bases is limited, but there is a right effusion.", ["effusion+/right"]),
     ("In the right lung, there is consolidation in the upper lobe.", ["consolidation+/right/upper lobe"]),
     # more words
