@@ -10,7 +10,7 @@ from medvlp_lite.claims.base import Comparison
 CHAPTER = "06_similarity_labels"
 REPORT, ENTITY, FINE, SSM, FULL = "medfilip_report", "medfilip_entity", "medfilip_fine", "medfilip_ssm", "medfilip"
 EXACT, ONTOLOGY = "medfilip_exact", "medfilip_ontology"
-SCALE = "phantoms, a few hundred steps; thresholds from validation, not from the test"
+SCALE = "phantoms, 1,500 steps; thresholds from validation, not from the test"
 OWN_MODEL = "similarity from a small masked language model instead of Bio_ClinicalBERT: it finds all severities alike"
 
 
