@@ -62,6 +62,8 @@ COMPARISONS = (
     claim("staging_scratch", "staging_no_distillation", accuracy, "Starting from stage 1, without distillation, raises staging accuracy",
           "not in the paper: our control"),
     claim("staging_no_distillation", FULL, mean_of_five, "Distillation through both banks helps staging", LOST),
+    claim("staging_scratch", "staging_light", accuracy, "Pretraining raises staging accuracy where distillation counts a tenth",
+          "not in the paper: our control"),
     claim("staging_scratch", "staging_no_uncertainty", accuracy, "Pretraining raises staging accuracy where both losses are plain",
           "not in the paper: our control"),
     claim("staging_scratch_longer", FULL, accuracy, "Pretraining beats as many steps, stage 1 included, on labels alone", "not in the paper: our control"),
