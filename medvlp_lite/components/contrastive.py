@@ -16,11 +16,16 @@ def info_nce(similarity: torch.Tensor, temperature: torch.Tensor | float) -> tor
     """
     if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1]:
         raise ValueError(f"similarity must be a square matrix (B, B), got {tuple(similarity.shape)}")
-    if (value := float(torch.as_tensor(temperature).detach())) <= 0:
-        raise ValueError(f"temperature must be positive, got {value}")
+    require_positive(temperature)
     logits = similarity / temperature
     pairs = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.t(), pairs)) / 2
+
+
+def require_positive(temperature: torch.Tensor | float) -> None:
+    """Raise ValueError for a temperature that is not positive. Built in chapter 03_contrastive_baseline."""
+    if (value := float(torch.as_tensor(temperature).detach())) <= 0:
+        raise ValueError(f"temperature must be positive, got {value}")
 
 
 def nt_xent(images: torch.Tensor, texts: torch.Tensor, temperature: float = 0.07) -> torch.Tensor:

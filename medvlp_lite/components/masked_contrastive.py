@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from medvlp_lite.components.contrastive import info_nce
+from medvlp_lite.components.contrastive import info_nce, require_positive
 
 WEIGHTINGS = ("joint", "split", "logits", "loss", "none")
 
@@ -64,8 +64,7 @@ def weighted_info_nce(
         )
     if weighting == "none":
         return info_nce(similarity, temperature)
-    if float(torch.as_tensor(temperature).detach()) <= 0:
-        raise ValueError(f"temperature must be positive, got {float(temperature)}")
+    require_positive(temperature)
     logits = torch.stack([similarity, similarity.t()]) / temperature  # (2, B, B): by image, by text
     scaled = weights.view(1, -1, 1) * logits
     terms = weights.detach() if detach else weights

@@ -171,16 +171,15 @@ class MedKLIP(System):
         """
         local = self.local_features(images)
         known = {name: place for place, name in enumerate(self.config["entities"])}
-        logits, attention = self._answer(local, self.entity_vectors)
-        answers = []
+        together = self._answer(local, self.entity_vectors) if any(query.name in known for query in queries) else None
+        logits, attention = [], []
         for query in queries:
-            if query.name in known:
-                answers.append((logits[:, known[query.name]], attention[:, :, known[query.name]]))
-                continue
-            vector = self.texts([self._wording(query.name, query.description)]).to(self.device)
-            with_it = self._answer(local, torch.cat([self.entity_vectors, vector]))
-            answers.append((with_it[0][:, -1], with_it[1][:, :, -1]))
-        logits, attention = zip(*answers)
+            answer, place = together, known.get(query.name, -1)
+            if query.name not in known:
+                vector = self.texts([self._wording(query.name, query.description)]).to(self.device)
+                answer = self._answer(local, torch.cat([self.entity_vectors, vector]))
+            logits.append(answer[0][:, place])
+            attention.append(answer[1][:, :, place])
         return torch.stack(logits, dim=1), torch.stack(attention, dim=2)
 
     def _answer(self, local: torch.Tensor, entity_vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
