@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from medvlp_lite.experiments.masking_cost import RATIOS, masking_cost
-from medvlp_lite.provenance import device_name
+from medvlp_lite.records.record import device_name
 
 SIZES = {"lite_p4": (56, (64, 1, 2)), "lite": (112, (64, 1, 2)), "b16": (224, (768, 4, 6))}
 
@@ -32,5 +32,5 @@ if __name__ == "__main__":
         first = whole[row["part"]]
         print(
             f"{row['part']:20s} mask {row['mask_ratio']:.2f}  {row['tokens']:4d} tokens  {1000 * row['seconds']:8.1f} ms "
-            f"({row['seconds'] / first['seconds']:.2f}x)  {row['kept_mb']:8.1f} MB kept ({row['kept_mb'] / first['kept_mb']:.2f}x)"
+            f"({row['seconds'] / first['seconds']:.2f}x)  {row['saved_activation_mb']:8.1f} MB kept ({row['saved_activation_mb'] / first['saved_activation_mb']:.2f}x)"
         )

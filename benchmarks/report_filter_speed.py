@@ -18,8 +18,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from medvlp_lite.evaluation.report_filter import baseline_codes
 from medvlp_lite.reports import filter as report_filter
+from medvlp_lite.reports.scoring import baseline_codes
 from medvlp_lite.reports.sentence import read_sentence
 
 

@@ -134,7 +134,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from medvlp_lite import experiments
     from medvlp_lite.systems.base import System
 
-    data = experiments.phantom_data(experiments.scale_of(arguments.profile).studies)
+    data = experiments.phantom_data(experiments.profile_of(arguments.profile).studies)
     result = experiments.zero_shot(System.from_pretrained(arguments.folder), data)
     for name, interval in [*result["auc"].items(), ("macro mean", result["macro_auc"])]:
         print(f"{name:22s} AUC {interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]")
@@ -144,7 +144,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def _results(arguments: argparse.Namespace) -> int:
     from medvlp_lite.claims import claims
     from medvlp_lite.experiments import results_folder
-    from medvlp_lite.provenance import RunRecord
+    from medvlp_lite.records.record import RunRecord
 
     records = {path: RunRecord.load(path) for path in sorted(results_folder().glob("*.json"))}
     for record in records.values():

@@ -62,7 +62,7 @@ def begin(name: str, *, profile: str | None = None, seed: int = 0) -> Chapter:
     import torch
 
     from medvlp_lite.figures.style import use_style
-    from medvlp_lite.provenance import commit, device_name
+    from medvlp_lite.records.record import commit, device_name
     from medvlp_lite.sources.registry import data_root
 
     profile = profile or profile_from_environment()

@@ -27,7 +27,7 @@ class Box:
     """A rectangle in fractions of the image: left edge, top edge, width and height, each in [0, 1].
 
     Fractions survive every resize, so a box never needs to know the resolution it was drawn at.
-    Image left is the patient's right. Built in chapter 01_image_report_pairs.
+    Image left is the patient's right.
     """
 
     x: float
@@ -67,7 +67,7 @@ class Finding:
     ``present`` is True (seen), False (said or known to be absent) or None (unknown: not mentioned, or hedged).
     ``side`` is "left", "right", "bilateral" or None, always the *patient's* side. ``position`` is a zone or structure.
     ``severity`` is a word (the phantom uses "mild", "moderate", "severe"). ``mask`` is bool (H, W) at image resolution.
-    ``mentioned`` tells whether the study's report speaks of it. Built in chapter 01_image_report_pairs.
+    ``mentioned`` tells whether the study's report speaks of it.
     """
 
     entity: str
@@ -93,7 +93,7 @@ class Triplet:
     """One statement of a report: MedKLIP's {entity, position, exist} and MedFILIP's {severity, location, category}.
 
     ``present`` is True, False or None (uncertain). ``span`` holds the character offsets of the
-    entity's words in the report. Equations K-3 and F-1. Built in chapter 02_reports_to_triplets.
+    entity's words in the report. Equations K-3 and F-1.
     """
 
     entity: str
@@ -112,7 +112,7 @@ class Study:
 
     ``pixels`` is a uint8 array (H, W), a function that reads one (so that a folder of files costs no memory), or None
     when there is a report without an image. ``stage`` is the pneumoconiosis stage 0-3, or None. ``licence`` and ``url``
-    must be shown beside the image. ``meta`` keeps what only one source has. Built in chapter 01_image_report_pairs.
+    must be shown beside the image. ``meta`` keeps what only one source has.
     """
 
     study_id: str
@@ -165,7 +165,7 @@ class Batch:
 
     images (B, 1, H, W) float in [0, 1] | reports: B strings | labels (B, E) float: 1, 0 or NaN for unknown (a mean over
     unknowns is NaN, never a number) | stages (B,) long, -1 where there is none | findings: what each study's report
-    states | indices (B,) long: position in the data set | study_ids: B strings. Built in chapter 01_image_report_pairs.
+    states | indices (B,) long: position in the data set | study_ids: B strings.
     """
 
     images: torch.Tensor
@@ -193,7 +193,7 @@ class StudyDataset:
 
     ``entities`` fixes the columns of ``labels``; by default every entity that occurs, sorted. ``label_from`` is "truth"
     (all findings) or "report" (what the report leaves out is unknown). Raises ValueError on an empty list or an unknown
-    option. Built in chapter 01_image_report_pairs.
+    option.
     """
 
     def __init__(
@@ -256,7 +256,7 @@ class StudyDataset:
 
 
 def collate(items: Sequence[tuple[StudyDataset, int]]) -> Batch:
-    """Turn items of one StudyDataset into a Batch. Built in chapter 01_image_report_pairs."""
+    """Turn items of one StudyDataset into a Batch."""
     import torch
 
     dataset, indices = items[0][0], [index for _, index in items]
@@ -294,7 +294,6 @@ def split_by_patient(
 
     A patient's part depends only on the patient's id and the seed, so studies added later move nobody. ``fractions``
     are the shares of patients in train, val and test, summing to 1. Raises ValueError otherwise.
-    Built in chapter 01_image_report_pairs.
     """
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ValueError(f"fractions must be three shares that sum to 1, got {fractions}")

@@ -18,12 +18,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
+from medvlp_lite.augment import intensity_jitter, random_resized_crop
 from medvlp_lite.studies import Batch, StudyDataset, collate
 from medvlp_lite.systems.base import System
 
-SOURCE_ROOMS = ("studies.py", "training.py", "phantom", "sources", "reports", "encoders", "components", "systems")
+SOURCE_ROOMS = (
+    "studies.py",
+    "augment.py",
+    "training.py",
+    "phantom",
+    "sources",
+    "reports",
+    "encoders",
+    "components",
+    "systems",
+)
 
 
 class NonFiniteLossError(RuntimeError):
@@ -31,14 +41,14 @@ class NonFiniteLossError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class TrainingPlan:
-    """How long and how fast to learn. Built in chapter 03_contrastive_baseline.
+class TrainingConfig:
+    """How long and how fast to learn.
 
     ``batch_size`` counts studies per process and step; with ``accumulate`` > 1 that many batches make one optimiser step
     (a contrastive loss then still sees only one batch's negatives). ``warmup`` is the share of steps in which the learning
     rate rises from 0 to ``learning_rate``; it then falls to 0 along a cosine. ``precision`` is Accelerate's: "no", "bf16",
     "fp16". ``clip`` bounds the gradient norm; 0 leaves it alone. ``augment`` shifts images and rescales their grey values;
-    ``crop`` is the smallest share of an image's area that ``random_crop`` then keeps, 1 for all of it.
+    ``crop`` is the smallest share of an image's area that ``random_resized_crop`` then keeps, 1 for all of it.
     """
 
     steps: int = 300
@@ -88,7 +98,7 @@ class History:
             self.terms.setdefault(name, []).append(value)
 
 
-def batch_order(count: int, plan: TrainingPlan, start: int = 0) -> Iterator[list[int]]:
+def batch_order(count: int, plan: TrainingConfig, start: int = 0) -> Iterator[list[int]]:
     """The index lists of every batch from optimiser step ``start`` on: each epoch a new order drawn from (seed, epoch).
 
     Batch k depends on nothing but the plan and k, which is what makes an interrupted run resume exactly. The rest of an
@@ -110,49 +120,22 @@ def _derived_seed(*parts: Any) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7], "big")
 
 
-def vary_exposure(images: torch.Tensor, shift: int = 4) -> torch.Tensor:
-    """Images (B, 1, H, W) with a small random shift per batch and a random gain and offset per image, kept in [0, 1].
-
-    Left stays left: nothing is mirrored, because reports name sides. Built in chapter 03_contrastive_baseline.
-    """
-    rows, columns = (int(torch.randint(-shift, shift + 1, ())) for _ in range(2))
-    gain = 1 + 0.2 * (torch.rand(len(images), 1, 1, 1) - 0.5)
-    offset = 0.1 * (torch.rand(len(images), 1, 1, 1) - 0.5)
-    moved = images.roll((rows, columns), dims=(2, 3))
-    return (moved * gain.to(images.device) + offset.to(images.device)).clamp(0, 1)
-
-
-def random_crop(images: torch.Tensor, least: float, stretch: float = 4 / 3) -> torch.Tensor:
-    """A random part of every image (B, 1, H, W), resized to the whole: what RandomResizedCrop does, image by image.
-
-    Each part has between ``least`` and all of the area, and is up to ``stretch`` times as wide as high, or as high as wide,
-    where the image allows it. A report still names what a crop has cut off. Built in chapter 04_entity_fusion.
-    """
-    area = least + (1 - least) * torch.rand(len(images), 1)
-    ratio = stretch ** (2 * torch.rand(len(images), 1) - 1)
-    size = torch.cat([(area * ratio).sqrt(), (area / ratio).sqrt()], dim=1).clamp(max=1)
-    centre = (2 * torch.rand(len(images), 2) - 1) * (1 - size)
-    affine = torch.cat([torch.diag_embed(size), centre.unsqueeze(2)], dim=2).to(images)
-    grid = F.affine_grid(affine, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-
-
 def fit(
     system: System,
     dataset: StudyDataset,
-    plan: TrainingPlan,
+    plan: TrainingConfig,
     *,
     checkpoints: str | Path | None = None,
     checkpoint_every: int = 0,
-    report: Callable[[str], None] | None = print,
-    report_every: int = 0,
+    log: Callable[[str], None] | None = print,
+    log_every: int = 0,
 ) -> History:
     """Train ``system`` on ``dataset`` as ``plan`` says and return what happened; the system is changed in place.
 
     With ``checkpoints`` a folder, the state is written there every ``checkpoint_every`` steps, and a run that finds one
-    goes on from it: on a CPU, interrupted plus resumed equals uninterrupted bit for bit. ``report`` gets progress as text.
+    goes on from it: on a CPU, interrupted plus resumed equals uninterrupted bit for bit. ``log`` gets progress as text.
     Launched by ``accelerate launch`` or ``torchrun`` it uses all processes. Raises NonFiniteLossError when the loss is
-    NaN or infinite, ValueError when a checkpoint belongs to another plan. Built in chapter 03_contrastive_baseline.
+    NaN or infinite, ValueError when a checkpoint belongs to another plan.
     """
     accelerator = _accelerator(plan)
     optimizer = torch.optim.AdamW(_parameter_groups(system, plan), lr=plan.learning_rate, betas=(0.9, 0.98))
@@ -160,7 +143,7 @@ def fit(
     with _prepared(accelerator, system, optimizer) as (model, optimizer):
         history, start = _resume(accelerator, folder, plan)
         loader = accelerator.prepare(_loader(dataset, plan, start, accelerator.num_processes))
-        progress = _Progress(plan, accelerator, report, report_every or max(1, plan.steps // 6))
+        progress = _Progress(plan, accelerator, log, log_every or max(1, plan.steps // 6))
         model.train()
         micro = start * plan.accumulate
         for batch in loader:
@@ -168,9 +151,9 @@ def fit(
             torch.manual_seed(_derived_seed(plan.seed, "step", micro, accelerator.process_index))
             with accelerator.accumulate(model):
                 if plan.augment:
-                    batch = replace(batch, images=vary_exposure(batch.images))
+                    batch = replace(batch, images=intensity_jitter(batch.images))
                 if plan.crop < 1:
-                    batch = replace(batch, images=random_crop(batch.images, plan.crop))
+                    batch = replace(batch, images=random_resized_crop(batch.images, plan.crop))
                 losses = model(batch)
                 total = losses.total
                 _check_finite(total, losses.terms, step, batch)
@@ -203,7 +186,7 @@ def _prepared(accelerator: Any, system: System, optimizer: torch.optim.Optimizer
         accelerator.unwrap_model(model, keep_fp32_wrapper=False)
 
 
-def _accelerator(plan: TrainingPlan) -> Any:
+def _accelerator(plan: TrainingConfig) -> Any:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     from accelerate.utils import DataLoaderConfiguration
@@ -218,8 +201,8 @@ def _accelerator(plan: TrainingPlan) -> Any:
     )
 
 
-def _parameter_groups(system: System, plan: TrainingPlan) -> list[dict[str, Any]]:
-    rates, groups = system.learning_rates(), {}
+def _parameter_groups(system: System, plan: TrainingConfig) -> list[dict[str, Any]]:
+    rates, groups = system.lr_multipliers(), {}
     for name, parameter in system.named_parameters():
         if parameter.requires_grad:
             rate = next((rate for start, rate in rates.items() if name.startswith(start)), 1.0)
@@ -230,7 +213,7 @@ def _parameter_groups(system: System, plan: TrainingPlan) -> list[dict[str, Any]
     ]
 
 
-def _loader(dataset: StudyDataset, plan: TrainingPlan, start: int, processes: int) -> torch.utils.data.DataLoader:
+def _loader(dataset: StudyDataset, plan: TrainingConfig, start: int, processes: int) -> torch.utils.data.DataLoader:
     whole = replace(plan, batch_size=plan.batch_size * processes)
     batches = [
         indices[part * plan.batch_size : (part + 1) * plan.batch_size]
@@ -249,7 +232,7 @@ def _check_finite(total: torch.Tensor, terms: dict[str, torch.Tensor], step: int
         )
 
 
-def _resume(accelerator: Any, folder: Path | None, plan: TrainingPlan) -> tuple[History, int]:
+def _resume(accelerator: Any, folder: Path | None, plan: TrainingConfig) -> tuple[History, int]:
     if folder is None or not (folder / "progress.json").is_file():
         return History(), 0
     progress = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
@@ -259,7 +242,7 @@ def _resume(accelerator: Any, folder: Path | None, plan: TrainingPlan) -> tuple[
     return History(losses=progress["losses"], terms=progress["terms"]), progress["step"]
 
 
-def _save(accelerator: Any, folder: Path, plan: TrainingPlan, history: History, step: int) -> None:
+def _save(accelerator: Any, folder: Path, plan: TrainingConfig, history: History, step: int) -> None:
     state = f"step-{step}"
     accelerator.save_state(str(folder / state), safe_serialization=True)
     if accelerator.is_main_process:
@@ -282,19 +265,19 @@ def _save(accelerator: Any, folder: Path, plan: TrainingPlan, history: History, 
 class _Progress:
     """Progress as plain text: a bar that redraws itself would fill a rendered page with copies."""
 
-    def __init__(self, plan: TrainingPlan, accelerator: Any, report: Callable[[str], None] | None, every: int):
+    def __init__(self, plan: TrainingConfig, accelerator: Any, log: Callable[[str], None] | None, every: int):
         self.plan, self.every = plan, every
-        self.report = report if accelerator.is_main_process else None
+        self.log = log if accelerator.is_main_process else None
         self.images_per_step = plan.batch_size * plan.accumulate * accelerator.num_processes
         self.start, self.steps_done = time.perf_counter(), 0
 
     def after(self, step: int, history: History) -> None:
         self.steps_done += 1
-        if self.report and ((step + 1) % self.every == 0 or step + 1 == self.plan.steps):
+        if self.log and ((step + 1) % self.every == 0 or step + 1 == self.plan.steps):
             seconds, rate = self.totals()
             left = (self.plan.steps - step - 1) * seconds / self.steps_done
             recent = history.losses[-self.every :]
-            self.report(
+            self.log(
                 f"step {step + 1}/{self.plan.steps}  loss {sum(recent) / len(recent):.3f}  "
                 f"{rate:.0f} images/s  {left:.0f} s left"
             )
@@ -326,16 +309,15 @@ def cache_folder() -> Path:
 def train_or_load(
     build: Callable[[], System],
     dataset: StudyDataset,
-    plan: TrainingPlan,
+    plan: TrainingConfig,
     *,
-    report: Callable[[str], None] | None = print,
+    log: Callable[[str], None] | None = print,
 ) -> tuple[System, History]:
     """Train the system that ``build`` makes, or load it if exactly this was trained before.
 
     The key hashes the configuration, the library's source and the data, so a changed library never shows an old number.
     A run that was interrupted goes on from its last checkpoint.
     ``History.source`` says "trained" or "cached". Random weights are drawn from ``plan.seed``.
-    Built in chapter 03_contrastive_baseline.
     """
     from accelerate import PartialState
 
@@ -347,14 +329,14 @@ def train_or_load(
     if (folder / "history.json").is_file():
         history = History(**json.loads((folder / "history.json").read_text(encoding="utf-8")))
         history.source = "cached"
-        if report:
-            report(f"loaded {system.name} from {folder.name} (trained earlier in {history.seconds:.0f} s)")
+        if log:
+            log(f"loaded {system.name} from {folder.name} (trained earlier in {history.seconds:.0f} s)")
         return System.from_pretrained(folder), history
-    if report:
-        report(f"training {system.name} on {len(dataset)} studies for {plan.steps} steps of {plan.batch_size}")
+    if log:
+        log(f"training {system.name} on {len(dataset)} studies for {plan.steps} steps of {plan.batch_size}")
     unfinished = folder.with_name(folder.name + "-unfinished")
     every = max(100, plan.steps // 10)
-    history = fit(system, dataset, plan, checkpoints=unfinished, checkpoint_every=every, report=report)
+    history = fit(system, dataset, plan, checkpoints=unfinished, checkpoint_every=every, log=log)
     processes = PartialState()
     if processes.is_main_process:
         system.save_pretrained(folder)

@@ -9,8 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "medvlp_lite"
 ORDER = (
-    "studies", "phantom sources reports", "encoders", "components", "systems", "training", "evaluation",
-    "provenance", "experiments claims", "figures",
+    "studies augment", "phantom sources reports", "encoders", "components", "systems", "official", "training",
+    "evaluation", "records", "experiments claims", "figures",
 )  # fmt: skip
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms.split()}
 MODULES = sorted(PACKAGE.rglob("*.py"))

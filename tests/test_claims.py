@@ -3,7 +3,7 @@ import pytest
 from medvlp_lite.claims import claims, effect, macro_auc, small_pointing, spread, unseen_auc, verdict
 from medvlp_lite.evaluation.classification import Interval
 from medvlp_lite.figures.ledger import Claim
-from medvlp_lite.provenance import RunRecord
+from medvlp_lite.records.record import RunRecord
 
 
 def record(name, values, seeds=(0, 1, 2), data="d"):

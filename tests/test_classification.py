@@ -11,7 +11,7 @@ from medvlp_lite.evaluation.classification import (
     embed_dataset,
     expected_calibration_error,
     max_f1,
-    mean_and_spread,
+    mean_ci,
     nearest_neighbour_purity,
     platt_scaling,
     roc_points,
@@ -161,11 +161,11 @@ def test_purity_is_one_for_clusters_and_chance_for_noise():
 
 
 def test_spread_over_seeds():
-    spread = mean_and_spread([0.7, 0.8, 0.9])
+    spread = mean_ci([0.7, 0.8, 0.9])
     assert spread.value == pytest.approx(0.8) and spread.high - spread.value == pytest.approx(
         4.303 * 0.1 / 3**0.5, rel=1e-3
     )
-    assert np.isnan(mean_and_spread([0.7]).low)
+    assert np.isnan(mean_ci([0.7]).low)
 
 
 def test_whole_dataset_helpers_keep_the_order(dataset):

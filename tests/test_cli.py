@@ -71,7 +71,7 @@ def lie_there(folder: Path) -> set[str]:
 
 def get(home, folder, name="a.bin", **more):
     lines = []
-    fetch_files([RemoteFile(f"{home.url}/{name}", name, **more)], folder, report=lines.append)
+    fetch_files([RemoteFile(f"{home.url}/{name}", name, **more)], folder, log=lines.append)
     return lines
 
 
@@ -171,7 +171,7 @@ def test_what_cannot_be_reached_is_said_in_one_sentence(home, tmp_path, monkeypa
     with pytest.raises(SourceError, match="answered 404"):
         get(home, tmp_path)
     with pytest.raises(SourceError, match="no connection"):
-        fetch_files([RemoteFile("http://127.0.0.1:9/x", "x")], tmp_path, report=lambda _: None)
+        fetch_files([RemoteFile("http://127.0.0.1:9/x", "x")], tmp_path, log=lambda _: None)
     (tmp_path / "blocked").write_text("a file where a folder is due")
     home.files["/a.bin"] = BODY
     with pytest.raises(SourceError, match="cannot be written"):
@@ -246,7 +246,7 @@ def test_an_answer_that_ends_early_without_an_error_is_noticed(tmp_path, monkeyp
 
     monkeypatch.setattr(requests, "get", lambda *_, **__: Short())
     with pytest.raises(SourceError, match="4 of 9 bytes"):
-        fetch_files([RemoteFile("http://home/x", "x")], tmp_path, report=lambda _: None)
+        fetch_files([RemoteFile("http://home/x", "x")], tmp_path, log=lambda _: None)
     assert "x" not in lie_there(tmp_path)
 
 

@@ -14,8 +14,8 @@ def data():
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_every_experiment_runs_through_and_measures_on_the_test_part(name, data, tmp_path, monkeypatch):
     monkeypatch.setenv("MEDVLP_CACHE", str(tmp_path))
-    scale = experiments.Scale(studies=160, steps=1, batch_size=8, seeds=1)
-    system, history = experiments.train_system(name, data, scale, report=None)
+    scale = experiments.Profile(studies=160, steps=1, batch_size=8, seeds=1)
+    system, history = experiments.train_system(name, data, scale, log=None)
     assert history.source == "trained"
     result = experiments.zero_shot(system, data)
     assert 0 <= result["macro_auc"]["low"] <= result["macro_auc"]["value"] <= 1
@@ -27,7 +27,7 @@ def test_every_experiment_runs_through_and_measures_on_the_test_part(name, data,
 
 
 def test_all_systems_see_as_many_images_and_entity_queries_take_no_more_time():
-    scale = experiments.SCALES["read"]
+    scale = experiments.PROFILES["read"]
     images = {name: (plan := experiments.plan_for(name, scale, 0)).steps * plan.batch_size for name in SYSTEMS}
     assert len(set(images.values())) == 1, "an image costs MedKLIP less (benchmarks/training_speed.py)"
 
@@ -42,7 +42,7 @@ def test_unknown_names_are_refused(data):
     with pytest.raises(ValueError, match="no system 'gan'; use one of"):
         experiments.builder("gan", data)
     with pytest.raises(ValueError, match="no profile 'tiny'"):
-        experiments.scale_of("tiny")
+        experiments.profile_of("tiny")
 
 
 def test_parts_share_no_patient(data):
@@ -57,8 +57,8 @@ REFERENCES = sorted(folder.name for folder in experiments.WEIGHTS.glob("*") if f
 @pytest.mark.parametrize("name", REFERENCES)
 def test_reference_weights_are_small_whole_and_backed_by_a_record(name):
     assert (experiments.WEIGHTS / name / "model.safetensors").stat().st_size <= 4_000_000
-    system = experiments.reference(name)
-    record = experiments.committed(name)
+    system = experiments.load_pretrained(name)
+    record = experiments.load_record(name)
     assert system.name == name.split("_")[0] and record.seeds[0] == 0
     assert name in PRETRAINED or len(record.seeds) >= 3
     assert record.commit and not record.commit.endswith("+changes")
@@ -67,7 +67,7 @@ def test_reference_weights_are_small_whole_and_backed_by_a_record(name):
 def test_reference_weights_answer_better_than_chance_on_new_phantoms():
     fresh = experiments.phantom_data(240, seed=11)
     scores = {
-        name: experiments.zero_shot(experiments.reference(name), fresh)["macro_auc"]["value"]
+        name: experiments.zero_shot(experiments.load_pretrained(name), fresh)["macro_auc"]["value"]
         for name in REFERENCES
         if name not in PRETRAINED and not name.startswith("staging")  # asked about stages in test_mskpt_staging
     }
@@ -82,7 +82,7 @@ def test_changed_reference_weights_are_refused(tmp_path, monkeypatch):
     file = tmp_path / "weights" / "convirt" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(ValueError, match="is not the committed file"):
-        experiments.reference("convirt")
+        experiments.load_pretrained("convirt")
 
 
 def test_who_is_tested_in_a_small_run_was_never_trained_on_in_a_large_one(data):

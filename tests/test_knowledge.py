@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from medvlp_lite.reports import extract, knowledge
-from medvlp_lite.reports.anatomy import vocabulary
+from medvlp_lite.reports.vocabulary import vocabulary
 
 TABLE = Path(__file__).parent / "data" / "entity_table_6grams.txt"
 PHANTOM = ("consolidation", "ground-glass opacity", "nodule", "mass", "effusion", "pneumothorax", "cardiomegaly", "edema", "atelectasis",

@@ -9,11 +9,11 @@ from conftest import made_up_studies
 from medvlp_lite.components.masked_contrastive import importance, patch_weights
 from medvlp_lite.components.reconstruction import patchify, position_map, random_masking, shrink
 from medvlp_lite.encoders.text import ReportTokenizer
+from medvlp_lite.official import maco as official
 from medvlp_lite.studies import StudyDataset, collate
-from medvlp_lite.systems import maco
 from medvlp_lite.systems.base import Query, System
 from medvlp_lite.systems.maco import MaCo, shuffled_sentences
-from medvlp_lite.training import TrainingPlan, fit
+from medvlp_lite.training import TrainingConfig, fit
 
 REPORTS = [
     "There is a small effusion. No nodule.",
@@ -70,10 +70,10 @@ def test_what_can_learn_gets_a_gradient_and_nothing_else_asks_for_one(options, b
 
 def test_the_decoder_draws_the_full_image_or_what_the_encoder_saw(batch):
     visible = random_masking(6, 4, 0.5)
-    assert build().drawing(batch.images, visible).shape == (6, 1, 32, 32)
-    assert build(hr=False).drawing(batch.images, visible).shape == (6, 1, 16, 16)
+    assert build().reconstruct(batch.images, visible).shape == (6, 1, 32, 32)
+    assert build(hr=False).reconstruct(batch.images, visible).shape == (6, 1, 16, 16)
     plain = build(hr=False, downsample=1)
-    assert plain.drawing(batch.images, random_masking(6, 8, 0.5)).shape == (6, 1, 32, 32)
+    assert plain.reconstruct(batch.images, random_masking(6, 8, 0.5)).shape == (6, 1, 32, 32)
 
 
 def test_a_view_of_all_patches_is_the_image_vector(batch):
@@ -145,7 +145,7 @@ def test_impossible_numbers_are_refused(wrong):
 def test_the_score_layer_learns_at_its_own_rate_and_leaves_a_trace(data):
     slow, fast = (build(score_rate=rate, trace_every=2, weighting="logits") for rate in (1.0, 50.0))
     for system in (slow, fast):
-        fit(system, data, TrainingPlan(6, 8, 1e-3, warmup=0.0, augment=False), report=None)
+        fit(system, data, TrainingConfig(6, 8, 1e-3, warmup=0.0, augment=False), log=None)
     size = [system.importance_score.weight.abs().mean().item() for system in (slow, fast)]
     assert 20 < size[1] / size[0] < 80
     trace = fast.weights_by_step()
@@ -164,9 +164,9 @@ def test_a_full_trace_keeps_every_other_row():
 
 
 def test_resumed_equals_uninterrupted_with_rates_and_trace(data, tmp_path):
-    plan, options = TrainingPlan(6, 8, 1e-3), {"score_rate": 20.0, "trace_every": 1}
+    plan, options = TrainingConfig(6, 8, 1e-3), {"score_rate": 20.0, "trace_every": 1}
     whole = build(**options)
-    fit(whole, data, plan, report=None)
+    fit(whole, data, plan, log=None)
 
     class Stop(Exception):
         pass
@@ -177,9 +177,9 @@ def test_resumed_equals_uninterrupted_with_rates_and_trace(data, tmp_path):
 
     cut = build(**options)
     with pytest.raises(Stop):
-        fit(cut, data, plan, checkpoints=tmp_path, checkpoint_every=2, report=stop, report_every=1)
+        fit(cut, data, plan, checkpoints=tmp_path, checkpoint_every=2, log=stop, log_every=1)
     again = build(**options)
-    fit(again, data, plan, checkpoints=tmp_path, checkpoint_every=2, report=None)
+    fit(again, data, plan, checkpoints=tmp_path, checkpoint_every=2, log=None)
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor.nan_to_num(), again.state_dict()[name].nan_to_num()), name
 
@@ -303,7 +303,7 @@ def official_forward(state, images, visible):
 
 def test_official_checkpoint_computes_what_the_released_code_computes(tmp_path):
     state = official_state()
-    system = maco.from_official(write(state, tmp_path, args=argparse.Namespace(lam=0.9)))
+    system = official.from_official(write(state, tmp_path, args=argparse.Namespace(lam=0.9)))
     assert system.config["image_size"] == 32 and system.config["hr"] and system.config["weighting"] == "split"
     torch.manual_seed(0)
     images, visible = torch.rand(3, 1, 32, 32), random_masking(3, GRID, 0.5)
@@ -311,7 +311,7 @@ def test_official_checkpoint_computes_what_the_released_code_computes(tmp_path):
     with torch.no_grad():
         assert torch.allclose(system.view(images, visible), vectors, atol=1e-4)
         assert torch.allclose(system.importance_score(position_map(visible, 16)), scores, atol=1e-5)
-        ours = patchify(system.drawing(images, visible), 8)
+        ours = patchify(system.reconstruct(images, visible), 8)
         assert torch.allclose(ours, drawn, atol=1e-4)
     target = colour.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
     batch = collate([StudyDataset(made_up_studies(4), size=32)[i] for i in range(3)])
@@ -336,7 +336,7 @@ def test_official_checkpoint_computes_what_the_released_code_computes(tmp_path):
 
 def test_official_text_is_the_pooler_of_bert_without_projection(tmp_path):
     state = official_state()
-    system = maco.from_official(write(state, tmp_path))
+    system = official.from_official(write(state, tmp_path))
     with torch.no_grad():
         tokens, _ = system.text_encoder(["one two"])
         first = tokens[:, 0] @ state["bert_encoder.model.bert.pooler.dense.weight"].t()
@@ -353,17 +353,17 @@ def test_official_words_come_from_the_authors_file(tmp_path):
     words.normalizer, words.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.Whitespace()
     path, file = write(official_state(), tmp_path), tmp_path / "words.json"
     words.save(str(file))
-    system = maco.from_official(path, tokenizer=file)
+    system = official.from_official(path, tokenizer=file)
     assert system.tokenizer(["Left effusion"], 100).tolist() == [[2, 5, 4]]
     assert system.tokenizer(["effusion " * 200], 100).shape == (1, 100), "cut, and no end token is known"
     small = Tokenizer(models.WordPiece({"[UNK]": 0, "[CLS]": 1}, unk_token="[UNK]"))
     small.save(str(file))
     with pytest.raises(ValueError, match="holds 2 word pieces, the checkpoint 30"):
-        maco.from_official(path, tokenizer=file)
+        official.from_official(path, tokenizer=file)
 
 
 def test_official_widths_that_cannot_be_multiplied_load_and_say_so(tmp_path):
-    system = maco.from_official(write(official_state(text=12), tmp_path))
+    system = official.from_official(write(official_state(text=12), tmp_path))
     assert system.text_encoder.width == 12 and system.embed_images(torch.rand(1, 1, 32, 32)).shape == (1, TEXT)
     with pytest.raises(ValueError, match="width 24 but text vectors have width 12"):
         system.contrast(torch.zeros(2, TEXT), torch.zeros(2, 12), torch.zeros(2))
@@ -372,7 +372,7 @@ def test_official_widths_that_cannot_be_multiplied_load_and_say_so(tmp_path):
 
 
 def test_official_checkpoint_without_high_resolution(tmp_path):
-    system = maco.from_official(write(official_state(scale=1), tmp_path))
+    system = official.from_official(write(official_state(scale=1), tmp_path))
     assert system.config["image_size"] == 16 and not system.config["hr"] and system.config["downsample"] == 1
 
 
@@ -381,14 +381,14 @@ def test_official_files_that_do_not_fit_are_refused(tmp_path):
     del state["blocks.1.norm1.bias"]
     state["extra.weight"] = torch.zeros(1)
     with pytest.raises(ValueError, match=r"missing image_encoder\.blocks\.1\.norm1\.bias; unexpected extra\.weight"):
-        maco.from_official(write(state, tmp_path))
+        official.from_official(write(state, tmp_path))
     with pytest.raises(ValueError, match=r"missing image_encoder\.patches\.weight"):
-        maco.from_official(write({"a": torch.zeros(1)}, tmp_path))
+        official.from_official(write({"a": torch.zeros(1)}, tmp_path))
     state = official_state()
     del state["Tpar"]
     with pytest.raises(ValueError, match="missing logit_multiplier"):
-        maco.from_official(write(state, tmp_path))
+        official.from_official(write(state, tmp_path))
     with pytest.raises(ValueError, match="trust=True"):
-        maco.from_official(write(state, tmp_path, model_class=MaCo))
+        official.from_official(write(state, tmp_path, model_class=MaCo))
     with pytest.raises(FileNotFoundError):
-        maco.from_official(tmp_path / "none.pth")
+        official.from_official(tmp_path / "none.pth")

@@ -5,7 +5,7 @@ import torch
 from medvlp_lite import experiments
 from medvlp_lite.claims import maco as claims
 from medvlp_lite.experiments import masked
-from medvlp_lite.experiments.masking_cost import kept_bytes, masking_cost
+from medvlp_lite.experiments.masking_cost import masking_cost, saved_activation_bytes
 from medvlp_lite.phantom import ENTITIES
 
 
@@ -21,7 +21,7 @@ def system(data):
 
 
 def test_alignment_starts_from_the_committed_weights(system):
-    start, text = experiments.reference("maco_hr"), experiments.reference("convirt")
+    start, text = experiments.load_pretrained("maco_hr"), experiments.load_pretrained("convirt")
     assert torch.equal(system.image_encoder.patches.weight, start.image_encoder.patches.weight)
     assert torch.equal(system.decoder.predict.weight, start.decoder.predict.weight)
     assert torch.equal(system.text_projection.weight, text.text_projection.weight)
@@ -32,12 +32,12 @@ def test_the_compared_pair_differs_in_the_weighting_alone(data):
     plain, weighted = (experiments.builder(name, data)().config for name in ("maco_contrastive", "maco"))
     differing = {key for key in plain if plain[key] != weighted[key]}
     assert differing == {"weighting", "score_rate", "trace_every"}
-    scale = experiments.SCALES["long"]
+    scale = experiments.PROFILES["long"]
     assert experiments.plan_for("maco", scale, 1) == experiments.plan_for("maco_contrastive", scale, 1)
 
 
 def test_pre_trained_decoder_draws_better_than_grey(data):
-    errors = masked.reconstruction_errors(experiments.reference("maco_hr"), data.test.subset(range(8)))
+    errors = masked.reconstruction_errors(experiments.load_pretrained("maco_hr"), data.test.subset(range(8)))
     assert 0 < errors["0.5"] < 0.3 and errors["0.5"] < errors["0.9"]
 
 
@@ -109,18 +109,20 @@ def test_masked_encoding_costs_less():
     rows = masking_cost((0.0, 0.75), vit=[16, 2, 2, 4], image_size=56, batch=2, rounds=1, decoder=(16, 1, 2))
     encoder = [row for row in rows if row["part"] == "encoder"]
     assert [row["tokens"] for row in encoder] == [196, 49]
-    assert encoder[1]["kept_mb"] < 0.5 * encoder[0]["kept_mb"] and all(row["seconds"] > 0 for row in rows)
+    assert encoder[1]["saved_activation_mb"] < 0.5 * encoder[0]["saved_activation_mb"] and all(
+        row["seconds"] > 0 for row in rows
+    )
 
 
 def test_kept_bytes_by_hand():
     weight = torch.ones(10, requires_grad=True)
     values = torch.ones(10)
-    assert kept_bytes(lambda: (weight * values).sum()) == 40, "the gradient of the weight needs the values"
-    assert kept_bytes(lambda: (weight * weight.detach()).sum()) == 40, "one storage counts once"
+    assert saved_activation_bytes(lambda: (weight * values).sum()) == 40, "the gradient of the weight needs the values"
+    assert saved_activation_bytes(lambda: (weight * weight.detach()).sum()) == 40, "one storage counts once"
 
 
 def test_what_is_measured_can_be_written_down(system, data, tmp_path):
-    from medvlp_lite.provenance import RunRecord
+    from medvlp_lite.records.record import RunRecord
 
     record = RunRecord("maco", "smoke", [0], "d", metrics={"runs": [masked.alignment_measures(system, data)]})
     run = RunRecord.load(record.save(tmp_path)).metrics["runs"][0]

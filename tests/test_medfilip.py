@@ -13,16 +13,16 @@ from conftest import made_up_studies
 from medvlp_lite import claims
 from medvlp_lite.claims import medfilip as paper
 from medvlp_lite.encoders.clip_text import END
-from medvlp_lite.encoders.masked_language import STORED, SentenceVectors, mask_tokens, pretrain
+from medvlp_lite.encoders.sentence import STORED, SentenceEncoder, mask_tokens, pretrain
 from medvlp_lite.encoders.text import MASK, SPECIAL_TOKENS, ReportTokenizer
 from medvlp_lite.evaluation import linear_probe
 from medvlp_lite.experiments import fine_grained, grading, prototypes
-from medvlp_lite.experiments.base import EXPERIMENTS, Scale, phantom_data, train_system
+from medvlp_lite.experiments.base import EXPERIMENTS, Profile, phantom_data, train_system
+from medvlp_lite.official import medfilip as released
 from medvlp_lite.phantom import ENTITIES
-from medvlp_lite.provenance import RunRecord
-from medvlp_lite.reports.structured_labels import Label, label_nearness, reported_labels, true_labels
+from medvlp_lite.records.record import RunRecord
+from medvlp_lite.reports.structured_labels import Label, ontology_similarity, reported_labels, true_labels
 from medvlp_lite.studies import Finding, StudyDataset, collate
-from medvlp_lite.systems import medfilip
 from medvlp_lite.systems.base import Query, System
 from medvlp_lite.systems.medfilip import MedFILIP
 
@@ -136,12 +136,12 @@ def test_scores_heat_maps_and_questions(batch):
     scores, heat = system.score(batch.images, queries), system.heatmap(batch.images, queries)
     assert scores.shape == (6, 2) and heat.shape == (6, 2, 4, 4) and scores.abs().max() <= 1 + 1e-5
     asked = system.embed_texts([system.wording(Label(None, None, "effusion")), "Hazy patches at both bases."])
-    assert torch.allclose(system.directions(queries), asked, atol=1e-6)
-    name = system.directions([Query("covid-19", (), (), "covid-19")])
+    assert torch.allclose(system.class_embeddings(queries), asked, atol=1e-6)
+    name = system.class_embeddings([Query("covid-19", (), (), "covid-19")])
     assert torch.allclose(name, system.embed_texts(["covid-19"]), atol=1e-6)
     report = build(use_entities=False)
     pooled = [F.normalize(report.embed_texts(t).mean(0), dim=0) for t in (queries[0].positive, queries[0].negative)]
-    assert torch.allclose(report.directions(queries[:1])[0], F.normalize(pooled[0] - pooled[1], dim=0), atol=1e-6)
+    assert torch.allclose(report.class_embeddings(queries[:1])[0], F.normalize(pooled[0] - pooled[1], dim=0), atol=1e-6)
 
 
 def test_saved_and_read_again_it_answers_the_same(batch, tmp_path):
@@ -153,13 +153,13 @@ def test_saved_and_read_again_it_answers_the_same(batch, tmp_path):
 
 
 def test_hand_made_nearness():
-    assert label_nearness(MILD, MILD) == 1 and label_nearness(MILD, SEVERE) == pytest.approx(0.2)
-    assert label_nearness(MILD, Label("moderate", "left", "effusion")) == pytest.approx(0.6)
-    assert label_nearness(MILD, Label("mild", "right", "effusion")) == pytest.approx(0.5)
-    assert label_nearness(MILD, Label("mild", "left", "pneumothorax")) == pytest.approx(0.3)
-    assert label_nearness(MILD, Label("mild", "left", "cardiomegaly")) == 0
+    assert ontology_similarity(MILD, MILD) == 1 and ontology_similarity(MILD, SEVERE) == pytest.approx(0.2)
+    assert ontology_similarity(MILD, Label("moderate", "left", "effusion")) == pytest.approx(0.6)
+    assert ontology_similarity(MILD, Label("mild", "right", "effusion")) == pytest.approx(0.5)
+    assert ontology_similarity(MILD, Label("mild", "left", "pneumothorax")) == pytest.approx(0.3)
+    assert ontology_similarity(MILD, Label("mild", "left", "cardiomegaly")) == 0
     for one, other in ((MILD, SEVERE), (MILD, Label(None, "both bases", "edema"))):
-        assert label_nearness(one, other) == label_nearness(other, one)
+        assert ontology_similarity(one, other) == ontology_similarity(other, one)
 
 
 def test_masking_hides_words_and_never_special_tokens():
@@ -180,7 +180,7 @@ def test_pretraining_learns_and_is_stored(tmp_path):
     model, losses = pretrain(sentences, ReportTokenizer.train(sentences, 100), steps=60, batch_size=16, max_length=16)
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
     model.store(tmp_path, "made up")
-    again = SentenceVectors.stored(tmp_path)
+    again = SentenceEncoder.stored(tmp_path)
     assert torch.allclose(again(sentences[:3]), model(sentences[:3]), atol=2e-2)
     assert torch.allclose(again(sentences[:3]).norm(dim=1), torch.ones(3), atol=1e-5)
     assert again.centred(sentences)(sentences).mean(dim=0).norm() < again(sentences).mean(dim=0).norm()
@@ -190,13 +190,13 @@ def test_pretraining_learns_and_is_stored(tmp_path):
 
 def test_mean_pooling_leaves_padding_out():
     states = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[3.0, 4.0], [9.0, 9.0]]])
-    model = SentenceVectors(lambda texts: (states, torch.tensor([[True, True], [True, False]])))
+    model = SentenceEncoder(lambda texts: (states, torch.tensor([[True, True], [True, False]])))
     assert torch.allclose(model(["a", "b"]), torch.tensor([[0.5**0.5, 0.5**0.5], [0.6, 0.8]]))
 
 
 def test_a_hub_model_that_is_not_here_is_named(tmp_path):
     with pytest.raises(OSError, match="nothing' is not in the local cache"):
-        SentenceVectors.from_hub(str(tmp_path / "nothing"))
+        SentenceEncoder.from_hub(str(tmp_path / "nothing"))
 
 
 def test_the_stored_model_is_the_one_that_is_described():
@@ -216,9 +216,9 @@ def test_the_stored_model_knows_diseases_but_not_grades():
 def test_every_experiment_is_measured_on_the_test_part(tmp_path, monkeypatch):
     monkeypatch.setenv("MEDVLP_CACHE", str(tmp_path))
     data = phantom_data(160, seed=3)
-    scale = Scale(studies=160, steps=1, batch_size=8, seeds=1)
+    scale = Profile(studies=160, steps=1, batch_size=8, seeds=1)
     assert {"medfilip", "medfilip_report", "medfilip_ontology_truth"} <= set(EXPERIMENTS)
-    system, _ = train_system("medfilip_entity", data, scale, report=None)
+    system, _ = train_system("medfilip_entity", data, scale, log=None)
     result = fine_grained.recognition(system, data)
     assert result["fine"]["severity_accuracy"] == pytest.approx(1 / 3), "without severities it can only guess"
     for kind in ("label", "category"):
@@ -311,7 +311,7 @@ def official(tmp_path_factory):
 
 def test_an_official_checkpoint_converts_to_the_last_digit(official):
     path, state, trunk = official
-    system = medfilip.from_official(path, tokenizer=clip_file(), grey=(0.4, 0.3))
+    system = released.from_official(path, tokenizer=clip_file(), grey=(0.4, 0.3))
     images = torch.rand(2, 1, 64, 64)
     t = {name.removeprefix("text_model."): tensor for name, tensor in state.items()}
 
@@ -353,10 +353,10 @@ def test_a_checkpoint_that_is_not_official_is_refused_with_a_list(official, tmp_
     wrong.pop("image_model.fc.bias")
     torch.save({"network": wrong}, tmp_path / "wrong.pth")
     with pytest.raises(ValueError, match=r"missing image_projection\.bias; unexpected surprise; text_projection\.weight is \(3, 512\)"):  # fmt: skip
-        medfilip.from_official(tmp_path / "wrong.pth", tokenizer=clip_file())
+        released.from_official(tmp_path / "wrong.pth", tokenizer=clip_file())
     (tmp_path / "text.pth").write_text("no tensors")
     with pytest.raises(ValueError, match="cannot be read as a file of tensors"):
-        medfilip.from_official(tmp_path / "text.pth", tokenizer=clip_file())
+        released.from_official(tmp_path / "text.pth", tokenizer=clip_file())
 
 
 TWO_PROCESSES = """

@@ -5,9 +5,10 @@ import pytest
 import torch
 from conftest import made_up_studies
 
-from medvlp_lite.encoders.descriptions import WordVectors
+from medvlp_lite.encoders.descriptions import HashedTfidf
 from medvlp_lite.encoders.text import ReportTokenizer
-from medvlp_lite.reports.anatomy import vocabulary
+from medvlp_lite.official import medklip as official
+from medvlp_lite.reports.vocabulary import vocabulary
 from medvlp_lite.studies import StudyDataset, collate
 from medvlp_lite.systems import medklip
 from medvlp_lite.systems.base import Query
@@ -128,7 +129,7 @@ def test_without_a_position_loss_its_head_asks_for_no_gradient(batch):
 def test_names_instead_of_descriptions():
     described, named = build(), build(use_descriptions=False)
     assert not torch.allclose(described.entity_vectors, named.entity_vectors)
-    texts = WordVectors(["a"])
+    texts = HashedTfidf(["a"])
     assert texts.width == named.entity_vectors.shape[1]
 
 
@@ -151,7 +152,7 @@ def test_flip_mirrors_left_and_right_in_the_labels(batch, monkeypatch):
 
 
 def test_word_vectors_put_related_texts_nearer():
-    texts = WordVectors(["opacity in the lung", "fluid in the pleural space", "air outside the lung"])
+    texts = HashedTfidf(["opacity in the lung", "fluid in the pleural space", "air outside the lung"])
     a, b, c = texts(["fluid in the pleural space", "pleural fluid on the left", "broken rib"])
     assert a @ b > a @ c + 0.1
     assert np.allclose(texts(["fluid in the pleural space"])[0], a) and torch.allclose(a.norm(), torch.tensor(1.0))
@@ -195,7 +196,7 @@ def official_file(tmp_path, **changes):
 def test_an_official_checkpoint_converts_to_the_last_digit(tmp_path):
     path, state, trunk = official_file(tmp_path)
     book, places = torch.randn(75, 768), torch.randn(51, 768)
-    system = medklip.from_official(path, entity_vectors=book, position_vectors=places)
+    system = official.from_official(path, entity_vectors=book, position_vectors=places)
     images = torch.rand(1, 1, 64, 64)
     scores = system.score(images, [Query.about("effusion"), Query.about("pneumothorax")])
 
@@ -236,10 +237,10 @@ def test_one_given_book_of_text_vectors_is_kept(tmp_path, monkeypatch):
     path, _, _ = official_file(tmp_path)
     monkeypatch.setattr(medklip, "_text_model", lambda name: lambda texts: torch.zeros(len(texts), 768))
     book = torch.randn(75, 768)
-    system = medklip.from_official(path, entity_vectors=book)
+    system = official.from_official(path, entity_vectors=book)
     assert torch.equal(system.entity_vectors, book) and not system.position_vectors.any()
     with pytest.raises(ValueError, match=r"position_vectors must be \(51, 768\), got \(50, 768\)"):
-        medklip.from_official(path, entity_vectors=book, position_vectors=torch.zeros(50, 768))
+        official.from_official(path, entity_vectors=book, position_vectors=torch.zeros(50, 768))
 
 
 def test_a_checkpoint_that_is_not_official_is_refused_with_a_list(tmp_path):
@@ -247,10 +248,10 @@ def test_a_checkpoint_that_is_not_official_is_refused_with_a_list(tmp_path):
         tmp_path, **{"module.surprise.weight": torch.zeros(3), "module.cl_fc.bias": torch.zeros(5)}
     )
     with pytest.raises(ValueError, match=r"unexpected surprise\.weight; position_head\.bias is \(5,\), not \(768,\)"):
-        medklip.from_official(path, entity_vectors=torch.zeros(75, 768), position_vectors=torch.zeros(51, 768))
+        official.from_official(path, entity_vectors=torch.zeros(75, 768), position_vectors=torch.zeros(51, 768))
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(ValueError, match=r"text\.pth cannot be read as a file of tensors"):
-        medklip.from_official(tmp_path / "text.pth")
+        official.from_official(tmp_path / "text.pth")
 
 
 def test_saved_without_a_text_model_it_still_answers(tmp_path, batch):

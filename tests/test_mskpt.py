@@ -16,12 +16,12 @@ from medvlp_lite.components.contrastive import info_nce, nt_xent
 from medvlp_lite.components.uncertainty_staging import weighted_cross_entropy
 from medvlp_lite.encoders.text import ReportTokenizer
 from medvlp_lite.experiments import prototypes as proto
-from medvlp_lite.experiments.base import EXPERIMENTS, PhantomData, Scale
+from medvlp_lite.experiments.base import EXPERIMENTS, PhantomData, Profile
 from medvlp_lite.experiments.stages import STAGE_SHARES, stage_data, stages
 from medvlp_lite.studies import StudyDataset, collate
 from medvlp_lite.systems.base import Query, System
 from medvlp_lite.systems.mskpt import MSKPT
-from medvlp_lite.training import TrainingPlan, fit
+from medvlp_lite.training import TrainingConfig, fit
 
 
 def staged(count=24, known=True) -> StudyDataset:
@@ -171,15 +171,15 @@ def test_asking_and_saving_work_as_for_the_baseline(batch, tmp_path):
 
 def test_it_learns_and_prototypes_keep_length_one():
     system = build(n_proto=8)
-    history = fit(system, staged(24), TrainingPlan(25, 12, 2e-3, augment=False), report=None)
+    history = fit(system, staged(24), TrainingConfig(25, 12, 2e-3, augment=False), log=None)
     assert np.mean(history.losses[-5:]) < 0.85 * np.mean(history.losses[:5])
     assert system.log_temperature.item() == pytest.approx(np.log(0.07)), "the temperature is fixed"
     assert torch.allclose(system.prototypes.vectors.norm(dim=1), torch.ones(8), atol=1e-2)
 
 
 def test_stage_data_is_unequal_split_by_patient_and_capped():
-    data = stage_data(Scale(600, 1, 8, 1))
-    assert data is stage_data(Scale(600, 5, 16, 3)), "the same phantoms are drawn once"
+    data = stage_data(Profile(600, 1, 8, 1))
+    assert data is stage_data(Profile(600, 5, 16, 3)), "the same phantoms are drawn once"
     found = np.concatenate([stages(part) for part in (data.train, data.val, data.test)])
     assert np.allclose(np.bincount(found) / len(found), STAGE_SHARES, atol=0.06)
     patients = [{s.patient_id for s in part.studies} for part in (data.train, data.val, data.test)]

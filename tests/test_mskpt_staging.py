@@ -14,14 +14,14 @@ from medvlp_lite.components.uncertainty_staging import (
 from medvlp_lite.evaluation.staging import conformal_p_values, stage_probabilities
 from medvlp_lite.experiments import staging
 from medvlp_lite.experiments.stages import stage_data, stages
-from medvlp_lite.reports.sections import describing_text
+from medvlp_lite.reports.sections import findings_text
 from medvlp_lite.studies import StudyDataset, collate
 from medvlp_lite.systems.base import Query, System
 from medvlp_lite.systems.convirt import ConVIRT
 from medvlp_lite.systems.mskpt_staging import MSKPTStaging
-from medvlp_lite.training import TrainingPlan, fit
+from medvlp_lite.training import TrainingConfig, fit
 
-TINY = experiments.Scale(studies=160, steps=10, batch_size=16, seeds=1)
+TINY = experiments.Profile(studies=160, steps=10, batch_size=16, seeds=1)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_it_starts_as_a_copy_of_its_teacher_that_learns_alone(teacher, data):
     before = [p.clone() for p in teacher.parameters()]
     for own, other in zip(system.image_encoder.parameters(), teacher.image_encoder.parameters()):
         assert torch.equal(own, other) and own is not other
-    fit(system, data.train, TrainingPlan(steps=2, batch_size=8), report=None)
+    fit(system, data.train, TrainingConfig(steps=2, batch_size=8), log=None)
     assert all(torch.equal(a, b) for a, b in zip(before, teacher.parameters()))
     assert not [name for name in system.state_dict() if "teacher" in name]
     assert system.config["start"].startswith("convirt ")
@@ -134,7 +134,7 @@ def test_the_banks_hold_the_mean_directions_of_reports_and_images(teacher, data)
     system = build(teacher, data)
     rows = np.flatnonzero(stages(data.train) == 2)
     with torch.no_grad():
-        said = teacher.embed_texts([describing_text(data.train.reports[i]) for i in rows]).mean(0)
+        said = teacher.embed_texts([findings_text(data.train.reports[i]) for i in rows]).mean(0)
         seen = teacher.embed_images(torch.from_numpy(data.train.images[rows]).unsqueeze(1).float() / 255).mean(0)
     assert torch.allclose(system.text_bank[2], said / said.norm(), atol=1e-5)
     assert torch.allclose(system.data_bank[2], seen / seen.norm(), atol=1e-5)
@@ -221,7 +221,7 @@ def test_the_staging_table_runs_and_measures_on_the_test_part(data, teacher, tmp
     assert set(found["doubt"]) == {"max", "normalised", "entropy", "margin", "conformal"}
     kept = found["doubt"]["max"]["accuracy_kept"]
     assert kept["100%"] == pytest.approx(found["scores"]["accuracy"])
-    assert found["doubt"]["max"]["risk_area"] == pytest.approx(found["doubt"]["normalised"]["risk_area"])
+    assert found["doubt"]["max"]["aurc"] == pytest.approx(found["doubt"]["normalised"]["aurc"])
     assert found["theta"]["coverage"]["val"]["coverage"] == pytest.approx(0.8, abs=0.1)
     val = stages(data.val), stage_probabilities(system, data.val)
     answers = stage_probabilities(system, data.test)
@@ -246,17 +246,17 @@ def test_a_gate_that_nothing_passes_never_opens_unless_it_waits(teacher, data):
 
 def test_ones_own_studies_become_the_three_parts(data):
     studies = [replace(study, meta={}) for study in (*data.train.studies[:60], *data.val.studies, *data.test.studies)]
-    own = staging.own_screening(studies)
+    own = staging.split_custom(studies)
     assert len(own.train) + len(own.val) + len(own.test) == len(studies) and own.train.entities == ("pneumoconiosis",)
     names = ["train"] * 60 + ["val"] * len(data.val) + ["test"] * len(data.test)
     named = [replace(study, meta={"split": name}) for study, name in zip(studies, names)]
     named[-1], named[0] = replace(named[-1], stage=None), replace(named[0], stage=None)
-    parts = staging.own_screening(named)
+    parts = staging.split_custom(named)
     assert len(parts.train) == 60 and len(parts.test) == len(data.test) - 1, "without stage: in training only"
     with pytest.raises(ValueError, match="no patient of another"):
-        staging.own_screening([*named, replace(named[1], study_id="again", meta={"split": "test"})])
+        staging.split_custom([*named, replace(named[1], study_id="again", meta={"split": "test"})])
     with pytest.raises(ValueError, match="no study of stage 3"):
-        staging.own_screening([study for study in named if study.stage != 3])
+        staging.split_custom([study for study in named if study.stage != 3])
 
 
 REFERENCES = [name for name in experiments.RECIPES if (experiments.WEIGHTS / name).is_dir()]
@@ -269,5 +269,5 @@ def test_reference_weights_stage_new_phantoms_better_than_the_most_frequent_stag
     from medvlp_lite.phantom import make_studies
 
     fresh = StudyDataset(make_studies(160, seed=12, size=112, prevalence=0.08, stage_prevalence=STAGE_SHARES), size=112)
-    scores = stage_scores(stages(fresh), stage_probabilities(experiments.reference(name), fresh))
+    scores = stage_scores(stages(fresh), stage_probabilities(experiments.load_pretrained(name), fresh))
     assert scores.accuracy > np.bincount(stages(fresh)).max() / len(fresh) and scores.auc > 0.65

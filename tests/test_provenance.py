@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from medvlp_lite.provenance import RunRecord, peak_memory_mb
+from medvlp_lite.records.record import RunRecord, peak_memory_mb
 
 
 def test_record_round_trips_and_holds_what_is_needed(tmp_path):

@@ -111,7 +111,7 @@ def test_loss_equals_the_loop(norm, normalise):
     generator = torch.Generator().manual_seed(0)
     predicted, target = (torch.randn(3, 9, 5, dtype=torch.float64, generator=generator) for _ in range(2))
     seen = (torch.rand(3, 9, generator=generator) < 0.5).double()
-    fast = reconstruction_loss(predicted, target, seen, norm=norm, normalise_patches=normalise)
+    fast = reconstruction_loss(predicted, target, seen, norm=norm, norm_pix_loss=normalise)
     assert fast.item() == pytest.approx(slow_loss(predicted, target, seen, norm, normalise), rel=1e-9)
 
 

@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medvlp_lite.evaluation.report_filter import (
+from medvlp_lite.reports import ReportFilter, adjacency, entity_labels, entity_of, extract, mentions
+from medvlp_lite.reports.language_model import LanguageModelFilter, parse
+from medvlp_lite.reports.lexicon import load
+from medvlp_lite.reports.scoring import (
     HEADS,
     baseline_codes,
     evaluate,
@@ -18,11 +21,8 @@ from medvlp_lite.evaluation.report_filter import (
     in_tuning_half,
     mesh_codes,
 )
-from medvlp_lite.reports import ReportFilter, adjacency, entity_labels, entity_of, extract, mentions
-from medvlp_lite.reports.anatomy import landmarks, vocabulary
-from medvlp_lite.reports.language_model import LanguageModelFilter, parse
-from medvlp_lite.reports.lexicon import load
-from medvlp_lite.reports.sections import describing_text, sections, sentences
+from medvlp_lite.reports.sections import findings_text, sections, sentences
+from medvlp_lite.reports.vocabulary import landmarks, vocabulary
 from medvlp_lite.studies import Triplet
 
 SIGN = {True: "+", False: "-", None: "?"}
@@ -418,13 +418,13 @@ def test_reading_time_grows_with_length_only(text):
 
 @pytest.mark.parametrize("report", ["", " \n\t", None, float("nan"), np.nan])
 def test_an_empty_or_missing_report_says_nothing(report):
-    assert extract(report) == mentions(report) == [] and describing_text(report) == ""
+    assert extract(report) == mentions(report) == [] and findings_text(report) == ""
     assert np.isnan(adjacency([])).all()
 
 
 @pytest.mark.parametrize("report", [3, 1.5, b"effusion", ["effusion"]])
 def test_what_is_no_report_is_refused(report):
-    for read_report in (extract, mentions, describing_text):
+    for read_report in (extract, mentions, findings_text):
         with pytest.raises(TypeError, match="a report must be a string, None or NaN, got"):
             read_report(report)
 
@@ -612,8 +612,8 @@ def openi_reports():
 
 @pytest.mark.parametrize("style,grades", [("varied", 0.95), ("terse", 0.9), ("template", 0.99)])
 def test_phantom_reports_are_read(style, grades):
-    from medvlp_lite.evaluation.report_truth import truth_shares
     from medvlp_lite.phantom import sample_patient, write_report
+    from medvlp_lite.reports.truth import truth_shares
     from medvlp_lite.studies import Finding, Study
 
     studies = []

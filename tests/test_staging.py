@@ -91,7 +91,7 @@ def test_risk_coverage_by_hand_and_its_area():
     unsure, correct = np.array([0.3, 0.1, 0.2, 0.4]), np.array([0, 1, 1, 0], dtype=bool)
     coverage, risk = st.risk_coverage(unsure, correct)
     assert coverage.tolist() == [0.25, 0.5, 0.75, 1] and risk == pytest.approx([0, 0, 1 / 3, 1 / 2])
-    assert st.risk_area(unsure, correct) == pytest.approx((1 / 3 + 1 / 2) / 4)
+    assert st.aurc(unsure, correct) == pytest.approx((1 / 3 + 1 / 2) / 4)
     with pytest.raises(ValueError, match="no NaN"):
         st.risk_coverage(np.array([np.nan]), np.array([1]))
 
@@ -99,16 +99,16 @@ def test_risk_coverage_by_hand_and_its_area():
 def test_ties_do_not_depend_on_the_order():
     correct = np.array([1, 0, 0, 1, 0], dtype=bool)
     flat = st.risk_coverage(np.full(5, 0.5), correct)[1]
-    assert flat == pytest.approx([0.6] * 5) and st.risk_area(np.full(5, 0.5), correct) == pytest.approx(0.6)
+    assert flat == pytest.approx([0.6] * 5) and st.aurc(np.full(5, 0.5), correct) == pytest.approx(0.6)
     order = np.array([4, 2, 0, 1, 3])
     unsure = np.array([0.1, 0.2, 0.2, 0.2, 0.3])
-    assert st.risk_area(unsure, correct) == pytest.approx(st.risk_area(unsure[order], correct[order]))
+    assert st.aurc(unsure, correct) == pytest.approx(st.aurc(unsure[order], correct[order]))
 
 
 def test_the_best_order_has_the_smallest_area_and_a_random_one_the_error_rate():
     correct = np.random.default_rng(1).random(4000) < 0.7
-    assert st.risk_area(~correct * 1.0, correct) < st.risk_area(np.arange(4000.0), correct)
-    assert st.risk_area(np.arange(4000.0), correct) == pytest.approx(0.3, abs=0.03)
+    assert st.aurc(~correct * 1.0, correct) < st.aurc(np.arange(4000.0), correct)
+    assert st.aurc(np.arange(4000.0), correct) == pytest.approx(0.3, abs=0.03)
 
 
 def test_selection_counts_what_is_kept():

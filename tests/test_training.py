@@ -10,20 +10,19 @@ import torch
 from conftest import made_up_studies
 
 import medvlp_lite.training as training
+from medvlp_lite.augment import intensity_jitter, random_resized_crop
 from medvlp_lite.encoders.text import ReportTokenizer
 from medvlp_lite.studies import StudyDataset, collate
 from medvlp_lite.systems.convirt import ConVIRT
 from medvlp_lite.training import (
     NonFiniteLossError,
-    TrainingPlan,
+    TrainingConfig,
     batch_order,
     fit,
-    random_crop,
     train_or_load,
-    vary_exposure,
 )
 
-PLAN = TrainingPlan(steps=7, batch_size=6, learning_rate=1e-3)
+PLAN = TrainingConfig(steps=7, batch_size=6, learning_rate=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -56,37 +55,37 @@ def stop_after(step):
 @pytest.mark.parametrize("killed_at", [3, 4, 6])
 def test_killed_and_resumed_equals_never_killed(data, tmp_path, killed_at):
     whole = build(data)
-    history = fit(whole, data, PLAN, report=None)
+    history = fit(whole, data, PLAN, log=None)
     broken = build(data)
     with pytest.raises(Stop):
-        fit(broken, data, PLAN, checkpoints=tmp_path, checkpoint_every=2, report=stop_after(killed_at), report_every=1)
+        fit(broken, data, PLAN, checkpoints=tmp_path, checkpoint_every=2, log=stop_after(killed_at), log_every=1)
     resumed = build(data)
     torch.manual_seed(12345)  # a fresh process has other random state
-    again = fit(resumed, data, PLAN, checkpoints=tmp_path, checkpoint_every=2, report=None)
+    again = fit(resumed, data, PLAN, checkpoints=tmp_path, checkpoint_every=2, log=None)
     assert same_weights(whole, resumed)
     assert again.losses == history.losses and len(history.losses) == PLAN.steps
 
 
 def test_resumes_within_an_accumulated_run(data, tmp_path):
-    plan = TrainingPlan(steps=4, batch_size=4, accumulate=2)
+    plan = TrainingConfig(steps=4, batch_size=4, accumulate=2)
     whole = build(data)
-    fit(whole, data, plan, report=None)
+    fit(whole, data, plan, log=None)
     with pytest.raises(Stop):
-        fit(build(data), data, plan, checkpoints=tmp_path, checkpoint_every=1, report=stop_after(3), report_every=1)
+        fit(build(data), data, plan, checkpoints=tmp_path, checkpoint_every=1, log=stop_after(3), log_every=1)
     resumed = build(data)
-    fit(resumed, data, plan, checkpoints=tmp_path, checkpoint_every=1, report=None)
+    fit(resumed, data, plan, checkpoints=tmp_path, checkpoint_every=1, log=None)
     assert same_weights(whole, resumed)
 
 
 def test_a_checkpoint_of_another_plan_is_refused(data, tmp_path):
     with pytest.raises(Stop):
-        fit(build(data), data, PLAN, checkpoints=tmp_path, checkpoint_every=2, report=stop_after(4), report_every=1)
+        fit(build(data), data, PLAN, checkpoints=tmp_path, checkpoint_every=2, log=stop_after(4), log_every=1)
     with pytest.raises(ValueError, match="belongs to another training plan"):
-        fit(build(data), data, TrainingPlan(steps=9, batch_size=6), checkpoints=tmp_path, report=None)
+        fit(build(data), data, TrainingConfig(steps=9, batch_size=6), checkpoints=tmp_path, log=None)
 
 
 def test_checkpoints_are_safetensors_and_only_the_last_is_kept(data, tmp_path):
-    fit(build(data), data, PLAN, checkpoints=tmp_path, checkpoint_every=2, report=None)
+    fit(build(data), data, PLAN, checkpoints=tmp_path, checkpoint_every=2, log=None)
     states = list(tmp_path.glob("step-*"))
     assert [state.name for state in states] == ["step-6"]
     assert (states[0] / "model.safetensors").is_file()
@@ -94,16 +93,16 @@ def test_checkpoints_are_safetensors_and_only_the_last_is_kept(data, tmp_path):
 
 
 def test_it_learns(data):
-    plan = TrainingPlan(steps=60, batch_size=12, learning_rate=3e-3)
-    losses = fit(build(data), data, plan, report=None).losses
+    plan = TrainingConfig(steps=60, batch_size=12, learning_rate=3e-3)
+    losses = fit(build(data), data, plan, log=None).losses
     assert sum(losses[-10:]) / 10 < sum(losses[:5]) / 5 - 0.5
 
 
 def test_same_seed_same_weights_other_seed_other_weights(data):
     first, again, other = build(data), build(data), build(data)
-    fit(first, data, PLAN, report=None)
-    fit(again, data, PLAN, report=None)
-    fit(other, data, TrainingPlan(steps=7, batch_size=6, learning_rate=1e-3, seed=1), report=None)
+    fit(first, data, PLAN, log=None)
+    fit(again, data, PLAN, log=None)
+    fit(other, data, TrainingConfig(steps=7, batch_size=6, learning_rate=1e-3, seed=1), log=None)
     assert same_weights(first, again) and not same_weights(first, other)
 
 
@@ -112,11 +111,11 @@ def test_a_loss_that_is_not_finite_names_the_batch(data):
     with torch.no_grad():
         system.image_projection.weight.fill_(float("nan"))
     with pytest.raises(NonFiniteLossError, match=r"not finite at step 0 \(contrastive = nan\) on studies s0"):
-        fit(system, data, PLAN, report=None)
+        fit(system, data, PLAN, log=None)
 
 
 def test_learning_rate_warms_up_and_falls_to_zero():
-    plan = TrainingPlan(steps=100, warmup=0.1, learning_rate=2.0)
+    plan = TrainingConfig(steps=100, warmup=0.1, learning_rate=2.0)
     assert plan.rate(0) == pytest.approx(0.2) and plan.rate(9) == pytest.approx(2.0)
     assert plan.rate(10) == pytest.approx(2.0)
     assert plan.rate(55) == pytest.approx(1.0)
@@ -129,11 +128,11 @@ def test_learning_rate_warms_up_and_falls_to_zero():
 )
 def test_impossible_plans_are_refused(wrong):
     with pytest.raises(ValueError):
-        TrainingPlan(**wrong)
+        TrainingConfig(**wrong)
 
 
 def test_batches_cover_an_epoch_once_and_can_start_anywhere():
-    plan = TrainingPlan(steps=9, batch_size=4)
+    plan = TrainingConfig(steps=9, batch_size=4)
     batches = list(batch_order(14, plan))
     assert len(batches) == 9 and all(len(batch) == 4 for batch in batches)
     first, second = ([i for batch in part for i in batch] for part in (batches[:3], batches[3:6]))
@@ -146,7 +145,7 @@ def test_batches_cover_an_epoch_once_and_can_start_anywhere():
 def test_augmentation_never_mirrors_and_stays_in_range():
     torch.manual_seed(0)
     ramp = torch.linspace(0, 1, 32).expand(2, 1, 32, 32)
-    out = vary_exposure(ramp, shift=0)
+    out = intensity_jitter(ramp, shift=0)
     assert out.min() >= 0 and out.max() <= 1
     assert (out[..., -1] > out[..., 0]).all()
 
@@ -154,7 +153,7 @@ def test_augmentation_never_mirrors_and_stays_in_range():
 def test_a_crop_is_a_part_of_the_image_of_the_promised_size():
     def cropped(plane, least, **options):
         torch.manual_seed(1)
-        return random_crop(plane.expand(500, 1, 64, 64), least, **options)
+        return random_resized_crop(plane.expand(500, 1, 64, 64), least, **options)
 
     def span(plane):
         part = cropped(plane, 0.3)
@@ -176,7 +175,7 @@ def test_after_training_the_system_computes_in_full_precision_again(data, precis
     system = build(data)
     seen = []
     system.loss = lambda batch, loss=system.loss: (seen.append(torch.is_autocast_enabled("cpu")), loss(batch))[1]
-    fit(system, data, TrainingPlan(1, 6, precision=precision), report=None)
+    fit(system, data, TrainingConfig(1, 6, precision=precision), log=None)
     system(collate([data[i] for i in range(6)]))
     assert seen == [precision == "bf16", False]
 
@@ -185,15 +184,15 @@ def test_cache_answers_only_for_the_same_plan_data_and_source(data, tmp_path, mo
     monkeypatch.setenv("MEDVLP_CACHE", str(tmp_path))
     said = []
     make = lambda: build(data)  # noqa: E731
-    first, history = train_or_load(make, data, PLAN, report=said.append)
-    again, cached = train_or_load(make, data, PLAN, report=said.append)
+    first, history = train_or_load(make, data, PLAN, log=said.append)
+    again, cached = train_or_load(make, data, PLAN, log=said.append)
     assert (history.source, cached.source) == ("trained", "cached") and same_weights(first, again)
     assert cached.losses == history.losses and said[-1].startswith("loaded convirt")
-    assert train_or_load(make, data, TrainingPlan(steps=2, batch_size=6), report=None)[1].source == "trained"
+    assert train_or_load(make, data, TrainingConfig(steps=2, batch_size=6), log=None)[1].source == "trained"
     other = StudyDataset(made_up_studies(20, seed=5), size=32)
-    assert train_or_load(make, other, PLAN, report=None)[1].source == "trained"
+    assert train_or_load(make, other, PLAN, log=None)[1].source == "trained"
     monkeypatch.setattr(training, "source_fingerprint", lambda: "the library has changed")
-    assert train_or_load(make, data, PLAN, report=None)[1].source == "trained"
+    assert train_or_load(make, data, PLAN, log=None)[1].source == "trained"
 
 
 def test_source_fingerprint_sees_one_changed_line(tmp_path, monkeypatch):
@@ -212,7 +211,7 @@ def test_source_fingerprint_sees_one_changed_line(tmp_path, monkeypatch):
 
 def test_progress_is_plain_text(data):
     lines = []
-    fit(build(data), data, PLAN, report=lines.append)
+    fit(build(data), data, PLAN, log=lines.append)
     assert lines and all(" images/s " in line and line.endswith("s left") and "\r" not in line for line in lines)
     assert lines[-1].startswith(f"step {PLAN.steps}/{PLAN.steps}")
     assert math.isfinite(float(lines[-1].split("loss ")[1].split()[0]))
@@ -227,7 +226,7 @@ from medvlp_lite.studies import StudyDataset
 from medvlp_lite.training import fit
 data = StudyDataset(made_up_studies(20), size=32)
 system = build(data)
-fit(system, data, PLAN, checkpoints=sys.argv[1], checkpoint_every=1, report=lambda line: print(line, flush=True), report_every=1)
+fit(system, data, PLAN, checkpoints=sys.argv[1], checkpoint_every=1, log=lambda line: print(line, flush=True), log_every=1)
 print("weights", hashlib.sha256(b"".join(t.numpy().tobytes() for t in system.state_dict().values())).hexdigest())
 """
 
@@ -254,10 +253,10 @@ sys.path.insert(0, sys.argv[1])
 from conftest import made_up_studies
 from test_training import build
 from medvlp_lite.studies import StudyDataset
-from medvlp_lite.training import TrainingPlan, fit
+from medvlp_lite.training import TrainingConfig, fit
 data = StudyDataset(made_up_studies(24), size=32)
 system = build(data)
-history = fit(system, data, TrainingPlan(steps=3, batch_size=6), report=print, report_every=1)
+history = fit(system, data, TrainingConfig(steps=3, batch_size=6), log=print, log_every=1)
 weights = b"".join(p.detach().numpy().tobytes() for p in system.parameters())
 line = f"weights {hashlib.sha256(weights).hexdigest()} {history.losses[0] > 2.0}\\n"
 os.write(1, line.encode())  # in one piece: two processes share this output

@@ -15,7 +15,7 @@ from medvlp_lite.claims.base import (
     unseen_auc,
     verdict,
 )
-from medvlp_lite.provenance import RunRecord
+from medvlp_lite.records.record import RunRecord
 
 __all__ = [
     "LARGE_FINDINGS",

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from medvlp_lite.evaluation.classification import Interval, mean_and_spread
-from medvlp_lite.provenance import RunRecord
+from medvlp_lite.evaluation.classification import Interval, mean_ci
+from medvlp_lite.records.record import RunRecord
 
 LARGE_FINDINGS = ("cardiomegaly", "edema", "pneumoconiosis")  # fill half of the chest: any map hits them
 Measure = Callable[[Mapping[str, Any]], float]
@@ -32,7 +32,7 @@ def unseen_auc(run: Mapping[str, Any], asked_by: str = "description") -> float:
 
 def spread(record: RunRecord, measure: Measure) -> Interval:
     """A measure's mean over the record's seeds with its 95 % interval."""
-    return mean_and_spread([measure(run) for run in record.metrics["runs"]])
+    return mean_ci([measure(run) for run in record.metrics["runs"]])
 
 
 def effect(better: RunRecord, worse: RunRecord, measure: Measure, baseline: Measure | None = None) -> Interval:
@@ -43,7 +43,7 @@ def effect(better: RunRecord, worse: RunRecord, measure: Measure, baseline: Meas
     if better.seeds != worse.seeds or better.data != worse.data:
         raise ValueError(f"{better.name} and {worse.name} were not run with the same seeds on the same data")
     pairs = zip(better.metrics["runs"], worse.metrics["runs"])
-    return mean_and_spread([measure(one) - (baseline or measure)(other) for one, other in pairs])
+    return mean_ci([measure(one) - (baseline or measure)(other) for one, other in pairs])
 
 
 def verdict(difference: Interval) -> str:

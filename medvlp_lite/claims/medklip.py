@@ -13,7 +13,7 @@ NAMES, NO_POSITION, NO_CROP = "medklip_names", "medklip_names_no_position", "med
 TEXTS = "frozen word vectors instead of Bio_ClinicalBERT"
 
 
-def usual_place(run: Mapping[str, Any]) -> float:
+def location_prior(run: Mapping[str, Any]) -> float:
     """What pointing at each finding's usual place in training scores, over the findings of ``small_pointing``."""
     return small_pointing(run, lambda scores: scores["baselines"]["average lesion"])
 
@@ -25,7 +25,7 @@ COMPARISONS = (
         "pointing game on RSNA: BioViL .834, MedKLIP .872 (ConVIRT not reported)",
         "small findings of the phantom, other baseline", CHAPTER),
     Comparison(FULL, FULL, small_pointing, "Attention points better than the usual place of each finding",
-        "not tested in the paper", "a baseline that never looks", CHAPTER, usual_place),
+        "not tested in the paper", "a baseline that never looks", CHAPTER, location_prior),
     Comparison(NO_CROP, FULL, small_pointing, "Random crops help grounding",
         "not tested in the paper; the released code crops", "crops of half the area or more", CHAPTER),
     Comparison(NO_POSITION, NAMES, macro_auc, "The position loss raises zero-shot AUC",

@@ -12,7 +12,6 @@ def info_nce(similarity: torch.Tensor, temperature: torch.Tensor | float) -> tor
     Row i asks "which report belongs to image i?", column j "which image belongs to report j?"; the loss is the mean of
     both cross-entropies, a scalar >= 0 that is log B when all similarities are equal. ``temperature`` > 0 divides.
     Raises ValueError for a matrix that is not square or a temperature that is not positive.
-    Built in chapter 03_contrastive_baseline.
     """
     if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1]:
         raise ValueError(f"similarity must be a square matrix (B, B), got {tuple(similarity.shape)}")
@@ -23,7 +22,7 @@ def info_nce(similarity: torch.Tensor, temperature: torch.Tensor | float) -> tor
 
 
 def require_positive(temperature: torch.Tensor | float) -> None:
-    """Raise ValueError for a temperature that is not positive. Built in chapter 03_contrastive_baseline."""
+    """Raise ValueError for a temperature that is not positive."""
     if (value := float(torch.as_tensor(temperature).detach())) <= 0:
         raise ValueError(f"temperature must be positive, got {value}")
 
@@ -32,7 +31,7 @@ def nt_xent(images: torch.Tensor, texts: torch.Tensor, temperature: float = 0.07
     """SimCLR's form of the contrast: each of the 2B unit vectors must pick its partner among the 2B - 1 others (P-4).
 
     Vectors of the same modality are negatives too. ``images`` and ``texts`` are (B, d); a scalar >= 0.
-    Raises ValueError when shapes differ. Built in chapter 07_prototype_alignment.
+    Raises ValueError when shapes differ.
     """
     if images.shape != texts.shape:
         raise ValueError(f"images {tuple(images.shape)} and texts {tuple(texts.shape)} must have one shape")
@@ -45,7 +44,7 @@ def nt_xent(images: torch.Tensor, texts: torch.Tensor, temperature: float = 0.07
 def cosine_matrix(images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
     """Cosine similarity of every image vector (B, d) with every text vector (Q, d): (B, Q) in [-1, 1].
 
-    Raises ValueError when the widths differ. Built in chapter 03_contrastive_baseline.
+    Raises ValueError when the widths differ.
     """
     if images.shape[-1] != texts.shape[-1]:
         raise ValueError(f"image vectors have width {images.shape[-1]} but text vectors have width {texts.shape[-1]}")
@@ -57,7 +56,6 @@ def gather_pairs(vectors: torch.Tensor) -> torch.Tensor:
 
     With the loss taken on the gathered batch in every process and gradients averaged between processes (as
     DistributedDataParallel does), the update equals that of one process with the whole batch.
-    Built in chapter 03_contrastive_baseline.
     """
     distributed = torch.distributed
     if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:

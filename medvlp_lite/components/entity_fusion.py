@@ -15,7 +15,7 @@ class FusionLayer(nn.Module):
 
     Queries look at each other, then at the image's local features, then through a two-layer network; each step adds to
     what was there. ``forward(queries (B, Q, d), memory (B, N, d))`` returns the new queries and the cross-attention
-    (B, Q, N), averaged over heads; each of its rows sums to 1. Built in chapter 04_entity_fusion.
+    (B, Q, N), averaged over heads; each of its rows sums to 1.
     """
 
     def __init__(self, width: int = 256, heads: int = 4, feedforward: int = 1024, dropout: float = 0.1):
@@ -42,7 +42,7 @@ class EntityFusionDecoder(nn.Module):
     layer (layers, B, Q, N). Names of its tensors equal those of the official checkpoint. Weight matrices start from a
     normal distribution of spread ``init_std``: 0.02 in the official code, at its widths; None leaves PyTorch's start.
     ``attention_start`` below 1 shrinks the query and key weights of the cross-attention at the start, so that every query
-    first looks everywhere alike. Built in chapter 04_entity_fusion.
+    first looks everywhere alike.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class EntityFusionDecoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(FusionLayer(width, heads, feedforward, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        spread_weights(self, init_std)
+        init_weights(self, init_std)
         for layer in self.layers:
             layer.multihead_attn.in_proj_weight.data[: 2 * width] *= attention_start
 
@@ -72,7 +72,7 @@ class EntityFusionDecoder(nn.Module):
         return self.norm(queries), torch.stack(attention)
 
 
-def spread_weights(module: nn.Module, init_std: float | None) -> None:
+def init_weights(module: nn.Module, init_std: float | None) -> None:
     """Draw every weight matrix of ``module`` anew from N(0, ``init_std``); None changes nothing."""
     for parameter in module.parameters():
         if init_std is not None and parameter.ndim > 1:
@@ -82,7 +82,7 @@ def spread_weights(module: nn.Module, init_std: float | None) -> None:
 def entity_labels(adjacency: torch.Tensor) -> torch.Tensor:
     """Per entity: 1 if it is stated at any position, else 0 if it is denied at any, else NaN (K-3).
 
-    ``adjacency`` (B, P, Q) holds 1, 0 or NaN; returns (B, Q). Built in chapter 04_entity_fusion.
+    ``adjacency`` (B, P, Q) holds 1, 0 or NaN; returns (B, Q).
     """
     present, absent = (adjacency == 1).any(dim=1), (adjacency == 0).any(dim=1)
     labels = torch.full(present.shape, float("nan"), device=adjacency.device)
@@ -97,7 +97,6 @@ def existence_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     ``logits`` (B, Q, 2) is the code's reading (softmax over absent, present), (B, Q) the paper's (one score through a
     sigmoid); they agree when the score is the difference of the two. ``labels`` (B, Q) is 1, 0 or NaN; NaN is left out.
     Zero, with zero gradient, when nothing is known. Raises ValueError when shapes do not fit or a label is another number.
-    Built in chapter 04_entity_fusion.
     """
     if logits.shape[:2] != labels.shape or logits.ndim not in (2, 3):
         raise ValueError(f"logits {tuple(logits.shape)} do not fit labels {tuple(labels.shape)}")
@@ -118,7 +117,7 @@ def sample_positions(adjacency: torch.Tensor, negatives: int = 7, pool: str = "e
     entity's label is not 1, so "denied there" and "not mentioned there" both serve. "matrix" is how the released data code
     draws them: the position of a random cell of the whole matrix that is not 1, so that one may repeat or be the true one.
     Rows of entities without a true position are filled too; ``position_loss`` leaves them out.
-    Raises ValueError for another pool or when there are too few positions. Built in chapter 04_entity_fusion.
+    Raises ValueError for another pool or when there are too few positions.
     """
     if pool not in ("entity", "matrix"):
         raise ValueError(f"pool must be 'entity' or 'matrix', got {pool!r}")
@@ -152,7 +151,7 @@ def position_loss(
     bool. Plain inner products. ``loc_log`` True is the official code: cross-entropy, averaged over the entities present.
     False is the printed term: the softmax share itself, negated, here also averaged over the entities present, where print
     divides by the number of all; it lies in (-1, 0) and its gradient dies where the prediction is poor. Zero, with zero gradient, when no entity is present
-    (the official code gives NaN there). Built in chapter 04_entity_fusion.
+    (the official code gives NaN there).
     """
     if predicted.shape[:2] != candidates.shape[:2] or present.shape != predicted.shape[:2]:
         raise ValueError(

@@ -20,7 +20,6 @@ class ImportanceScore(nn.Linear):
     """One number per image from which patches were visible: w . p + b, equation M-5, an FC layer that starts at zero.
 
     ``forward(position map (B, N))`` gives (B,). ``importance`` makes it positive; at the start that is ln 2 for all.
-    Built in chapter 05_masked_contrastive.
     """
 
     def __init__(self, patches: int):
@@ -33,7 +32,7 @@ class ImportanceScore(nn.Linear):
 
 
 def importance(scores: torch.Tensor) -> torch.Tensor:
-    """Softplus, log(1 + exp(score)) > 0, of any shape: equation M-6. Built in chapter 05_masked_contrastive."""
+    """Softplus, log(1 + exp(score)) > 0, of any shape: equation M-6."""
     return F.softplus(scores)
 
 
@@ -54,7 +53,7 @@ def weighted_info_nce(
     "logits" and "loss", one half each of that; "none", plain InfoNCE. The terms' weights carry no gradient
     unless ``detach`` is False (the mistake the chapter shows). ``normalise_loss_weights`` divides by their sum instead of
     B; None takes the code's way for "split" and "loss" and the paper's for "joint". Raises ValueError for an unknown
-    weighting, shapes that do not fit or a temperature that is not positive. Built in chapter 05_masked_contrastive.
+    weighting, shapes that do not fit or a temperature that is not positive.
     """
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
@@ -80,10 +79,7 @@ def weighted_info_nce(
 
 
 def row_losses(logits: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of every row whose true column is its own number: (..., B, B) to (..., B).
-
-    Built in chapter 05_masked_contrastive.
-    """
+    """Cross-entropy of every row whose true column is its own number: (..., B, B) to (..., B)."""
     return logits.logsumexp(dim=-1) - logits.diagonal(dim1=-2, dim2=-1)
 
 
@@ -94,7 +90,6 @@ def v1_weights(
 
     Scores (B,) compete by softmax within consecutive groups of ``group``; the last one may be smaller, and the loss
     weights of a group sum to 1. A larger score gives a *larger* temperature. Raises ValueError for a group below 1.
-    Built in chapter 05_masked_contrastive.
     """
     if group < 1:
         raise ValueError(f"group must be at least 1, got {group}")
@@ -119,7 +114,7 @@ def v1_alignment(
     ``similarity`` (B, B), ``scores`` (B,) raw. The paper does not say how the B weighted terms become one number:
     ``reduction`` "group" sums within a group, where weights sum to 1, and averages over groups, so that equal scores give
     a plain mean; "mean" and "sum" do what they say. ``symmetric`` adds text to image. Raises ValueError for another
-    reduction. Built in chapter 05_masked_contrastive.
+    reduction.
     """
     heat, shares = v1_weights(scores, group, tau1, tau2)
     directions = [similarity, similarity.t()] if symmetric else [similarity]
@@ -135,7 +130,7 @@ def zero_shot_probability(
     """Softmax over an affirming and a denying text for each image and class, (B, Q) in (0, 1): equation M-11.
 
     ``images`` (B, d), ``positive`` and ``negative`` (Q, d), the means of each class's prompts; inner products without
-    temperature, of unit vectors if ``normalise``. Built in chapter 05_masked_contrastive.
+    temperature, of unit vectors if ``normalise``.
     """
     if normalise:
         images, positive, negative = (F.normalize(x, dim=-1) for x in (images, positive, negative))
@@ -146,7 +141,6 @@ def patch_weights(weight: torch.Tensor, tau: float | None) -> torch.Tensor:
     """Softmax of the FC layer's weights (N,) over patches at temperature ``tau``: the weight map of M-10, sums to 1.
 
     None stands for an infinite temperature: every patch 1 / N. Raises ValueError unless ``tau`` is positive.
-    Built in chapter 05_masked_contrastive.
     """
     if tau is None:
         return torch.full_like(weight, 1 / weight.numel())
@@ -158,7 +152,7 @@ def patch_weights(weight: torch.Tensor, tau: float | None) -> torch.Tensor:
 def phrase_maps(tokens: torch.Tensor, texts: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Inner product of every weighted token (B, h, w, d) with every text (Q, d): maps (B, Q, h, w), equation M-10.
 
-    ``weights`` (h * w,) multiply the tokens. Built in chapter 05_masked_contrastive.
+    ``weights`` (h * w,) multiply the tokens.
     """
     weighted = tokens * weights.view(*tokens.shape[1:3], 1)
     return torch.einsum("bhwd,qd->bqhw", weighted, texts)
@@ -168,7 +162,7 @@ def smooth_maps(maps: torch.Tensor, sigma: float = 1.5) -> torch.Tensor:
     """Gaussian smoothing of maps (B, Q, h, w) on their own grid, as the official code does before it upsamples.
 
     ``sigma`` counts cells, 0 leaves the maps; the kernel ends at 4 sigma and borders are mirrored, edge cell included
-    (scipy's "reflect"). Built in chapter 05_masked_contrastive.
+    (scipy's "reflect").
     """
     if not sigma:
         return maps
@@ -187,7 +181,7 @@ def smooth_maps(maps: torch.Tensor, sigma: float = 1.5) -> torch.Tensor:
 def upsample_maps(maps: torch.Tensor, size: int, mode: str = "bilinear") -> torch.Tensor:
     """Maps (B, Q, h, w) at image resolution (B, Q, size, size): "bilinear" (M-10, corners not aligned) or "nearest".
 
-    Raises ValueError for another mode. Built in chapter 05_masked_contrastive.
+    Raises ValueError for another mode.
     """
     if mode not in ("bilinear", "nearest"):
         raise ValueError(f"mode must be 'bilinear' or 'nearest', got {mode!r}")

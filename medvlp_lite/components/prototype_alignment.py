@@ -17,7 +17,6 @@ def sinkhorn(scores: torch.Tensor, epsilon: float = 0.05, iterations: int = 3) -
     exp(scores / ``epsilon``) is scaled to total 1, then ``iterations`` times every prototype to 1 / M and every sample to
     1 / B, and at last every sample to 1. In logarithms, so no similarity is too large; no gradient. Rows sum to 1; columns
     tend to B / M. Raises ValueError for another shape, or unless epsilon > 0 and iterations >= 1.
-    Built in chapter 07_prototype_alignment.
     """
     if scores.ndim != 2 or 0 in scores.shape:
         raise ValueError(f"scores must be (samples, prototypes), got {tuple(scores.shape)}")
@@ -42,7 +41,7 @@ def swapped_prediction(
     """Each modality must predict the cluster code of the other: equations P-10 and P-12, a scalar >= 0.
 
     ``images`` and ``texts`` are unit vectors (B, d), ``prototypes`` unit rows (M, d). Codes come from ``sinkhorn`` and carry
-    no gradient. Raises ValueError when the shapes do not fit. Built in chapter 07_prototype_alignment.
+    no gradient. Raises ValueError when the shapes do not fit.
     """
     if images.shape != texts.shape or images.shape[-1] != prototypes.shape[-1]:
         raise ValueError(
@@ -58,7 +57,7 @@ def swapped_prediction(
 class ClusterPrototypes(nn.Module):
     """M trainable prototypes of width d shared by both modalities, used at length 1: equation P-9.
 
-    ``forward(images, texts)`` is ``swapped_prediction`` against them; in training it first brings them back to length 1. No label is used. Built in chapter 07_prototype_alignment.
+    ``forward(images, texts)`` is ``swapped_prediction`` against them; in training it first brings them back to length 1. No label is used.
     """
 
     def __init__(self, count: int, width: int, *, temperature: float = 0.2, epsilon: float = 0.05, iterations: int = 3):
@@ -81,7 +80,7 @@ def class_prototype_loss(
 
     ``vectors`` (B, d) and ``prototypes`` (K, d) are unit rows, ``labels`` (B,) 0 to K - 1 or negative for unlabelled, which
     is left out. A prototype of zeros has not been seen: neither it nor its class takes part. Zero, with zero gradient, when
-    nothing else is labelled. Raises ValueError for a label of K or more. Built in chapter 07_prototype_alignment.
+    nothing else is labelled. Raises ValueError for a label of K or more.
     """
     _check_labels(labels, len(prototypes))
     unseen = ~prototypes.any(dim=-1)
@@ -102,7 +101,7 @@ class ClassPrototypes(nn.Module):
 
     ``forward(images, texts, labels)`` takes unit vectors (B, d) and labels (B,), negative for unlabelled. In training it
     first moves the prototypes towards the batch's class means (share 1 - ``momentum``; a class seen for the first time is
-    taken as it is). No gradient reaches a prototype. Raises ValueError for a label of K or more. Built in chapter 07_prototype_alignment.
+    taken as it is). No gradient reaches a prototype. Raises ValueError for a label of K or more.
     """
 
     def __init__(self, classes: int, width: int, *, temperature: float = 0.2, momentum: float = 0.9):
@@ -128,10 +127,7 @@ class ClassPrototypes(nn.Module):
 
 
 def same_class(labels: torch.Tensor) -> torch.Tensor:
-    """Which pairs count as positive: bool (B, B), true on the diagonal and where both labels (B,) are known and equal.
-
-    Built in chapter 07_prototype_alignment.
-    """
+    """Which pairs count as positive: bool (B, B), true on the diagonal and where both labels (B,) are known and equal."""
     equal = (labels.unsqueeze(0) == labels.unsqueeze(1)) & (labels >= 0)
     return equal | torch.eye(len(labels), dtype=torch.bool, device=labels.device)
 
@@ -141,7 +137,7 @@ def supervised_contrast(similarity: torch.Tensor, positives: torch.Tensor, tempe
 
     Every anchor's loss is the mean of -log softmax over its ``positives`` (B, B) bool, at least one per row and column; the
     result is the mean of both directions, which is InfoNCE (C-1) when only the diagonal is positive.
-    Raises ValueError when shapes differ or an anchor has no positive. Built in chapter 07_prototype_alignment.
+    Raises ValueError when shapes differ or an anchor has no positive.
     """
     if similarity.ndim != 2 or similarity.shape != positives.shape:
         raise ValueError(f"similarity {tuple(similarity.shape)} does not fit positives {tuple(positives.shape)}")

@@ -28,7 +28,6 @@ def random_masking(
     Every patch of a ``grid`` x ``grid`` image draws uniform noise and the Ns = floor(N (1 - r)) smallest stay.
     ``block`` > 1 lets squares of that many patches a side share their noise (at a random offset), so that whole regions
     are hidden or seen. Raises ValueError for a ratio that leaves nothing visible or a block outside 1..grid.
-    Built in chapter 05_masked_contrastive.
     """
     if not 1 <= block <= grid:
         raise ValueError(f"block must lie in 1..{grid}, got {block}")
@@ -46,17 +45,14 @@ def random_masking(
 
 
 def position_map(visible: torch.Tensor, patches: int) -> torch.Tensor:
-    """Which patches are visible, 1.0 or 0.0 (B, N), from their indices (B, Ns): the flattened position map of M-5.
-
-    Built in chapter 05_masked_contrastive.
-    """
+    """Which patches are visible, 1.0 or 0.0 (B, N), from their indices (B, Ns): the flattened position map of M-5."""
     return torch.zeros(len(visible), patches, device=visible.device).scatter_(1, visible, 1.0)
 
 
 def patchify(images: torch.Tensor, patch: int) -> torch.Tensor:
     """Images (B, C, H, W) as patches (B, N, patch * patch * C), pixels in (row, column, channel) order.
 
-    Raises ValueError when a side is not a multiple of ``patch``. Built in chapter 05_masked_contrastive.
+    Raises ValueError when a side is not a multiple of ``patch``.
     """
     if images.shape[2] % patch or images.shape[3] % patch:
         raise ValueError(f"images {tuple(images.shape)} cannot be cut into patches of side {patch}")
@@ -67,7 +63,7 @@ def patchify(images: torch.Tensor, patch: int) -> torch.Tensor:
 def unpatchify(patches: torch.Tensor, patch: int, channels: int = 1) -> torch.Tensor:
     """The images (B, C, H, W) of a square grid of patches (B, N, patch * patch * C); undoes ``patchify``.
 
-    Raises ValueError when N is not a square. Built in chapter 05_masked_contrastive.
+    Raises ValueError when N is not a square.
     """
     grid = round(patches.shape[1] ** 0.5)
     if grid * grid != patches.shape[1]:
@@ -79,7 +75,7 @@ def unpatchify(patches: torch.Tensor, patch: int, channels: int = 1) -> torch.Te
 def shrink(images: torch.Tensor, ratio: int = 2) -> torch.Tensor:
     """Images (B, C, H, W) at 1 / ``ratio`` of their side: bicubic, without antialiasing, as the official code (M-3).
 
-    Raises ValueError when a side is not a multiple of ``ratio``. Built in chapter 05_masked_contrastive.
+    Raises ValueError when a side is not a multiple of ``ratio``.
     """
     height, width = images.shape[2:]
     if ratio == 1:
@@ -96,22 +92,21 @@ def reconstruction_loss(
     visible_map: torch.Tensor,
     *,
     norm: str = "mean",
-    normalise_patches: bool = False,
+    norm_pix_loss: bool = False,
 ) -> torch.Tensor:
     """Squared error of hidden patches: equations M-2 and M-3.
 
     ``predicted`` and ``target`` are (B, N, P), ``visible_map`` (B, N) is 1 where a patch was visible. ``norm`` "mean" is
     the official code's (mean over pixels, then over hidden patches), "sum" the paper's squared L2 norm per image, averaged
-    over images. ``normalise_patches`` brings each target patch to zero mean and unit unbiased variance first. 0 when
+    over images. ``norm_pix_loss`` brings each target patch to zero mean and unit unbiased variance first. 0 when
     nothing is hidden. Raises ValueError for shapes that do not fit or an unknown norm.
-    Built in chapter 05_masked_contrastive.
     """
     if predicted.shape != target.shape or predicted.shape[:2] != visible_map.shape:
         shapes = tuple(predicted.shape), tuple(target.shape), tuple(visible_map.shape)
         raise ValueError(f"predicted {shapes[0]}, target {shapes[1]} and visible_map {shapes[2]} do not fit together")
     if norm not in ("mean", "sum"):
         raise ValueError(f"norm must be 'mean' or 'sum', got {norm!r}")
-    if normalise_patches:
+    if norm_pix_loss:
         target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
     hidden = 1 - visible_map.to(target.dtype)
     errors = (predicted.to(target.dtype) - target).square()
@@ -124,7 +119,7 @@ class MaskedDecoder(nn.Module):
     """Draws every patch from the tokens of the visible ones: equations M-2 and M-3.
 
     ``forward(tokens (B, 1 + Ns, C), visible (B, Ns))``, class token first, gives ``outputs`` numbers per patch
-    (B, N, outputs). A learned mask token stands in for each hidden patch. Built in chapter 05_masked_contrastive.
+    (B, N, outputs). A learned mask token stands in for each hidden patch.
     """
 
     def __init__(

@@ -14,10 +14,7 @@ MSE_SCALES = ("cosine", "scaled")
 
 
 def text_similarity(vectors: torch.Tensor) -> torch.Tensor:
-    """Cosine similarity s of every structured label with every other: (M, d) to (M, M), in [-1, 1] (F-5, first half).
-
-    Built in chapter 06_similarity_labels.
-    """
+    """Cosine similarity s of every structured label with every other: (M, d) to (M, M), in [-1, 1] (F-5, first half)."""
     unit = F.normalize(vectors, dim=-1)
     return unit @ unit.t()
 
@@ -36,7 +33,7 @@ def similarity_labels(
     different categories become 0 before the maximum, as in the official code; None keeps them, as in the paper.
     ``clamp_min`` lifts negative entries; None leaves them, as the official code does. An image's own labels keep
     their self-similarity, 1 for cosines. An image without labels gets a row of zeros.
-    Raises ValueError when shapes or owners do not fit. Built in chapter 06_similarity_labels.
+    Raises ValueError when shapes or owners do not fit.
     """
     _check_owners(owners, images)
     count = len(owners)
@@ -53,7 +50,7 @@ def similarity_labels(
 def identity_labels(owners: torch.Tensor, images: int) -> torch.Tensor:
     """Y (N, M) = 1 where label j belongs to image i, else 0; one text per image gives the identity matrix (F-12).
 
-    Raises ValueError for owners outside 0..``images`` - 1. Built in chapter 06_similarity_labels.
+    Raises ValueError for owners outside 0..``images`` - 1.
     """
     _check_owners(owners, images)
     return _owned(owners, images).float()
@@ -63,7 +60,7 @@ def multi_hot_labels(owners: torch.Tensor, groups: torch.Tensor, images: int) ->
     """Y (N, M) = 1 where image i owns some label of label j's group, else 0 (F-12).
 
     ``groups`` (M,) numbers the categories, which is the paper's multi-hot matrix, or the label texts, which counts only
-    equal texts as equal. Raises ValueError when shapes or owners do not fit. Built in chapter 06_similarity_labels.
+    equal texts as equal. Raises ValueError when shapes or owners do not fit.
     """
     _check_owners(owners, images)
     same = _same(groups, len(owners)).float()
@@ -102,7 +99,6 @@ def itm_terms(
     ``soft_cross_entropy`` of each image's softmax over all labels with its row of ``labels`` (the paper's word).
     ``columns`` adds the same per label over all images and halves the sum; softmax only. Both terms are 0, with
     zero gradient, where there is no label. Raises ValueError for shapes that differ or an option that does not exist.
-    Built in chapter 06_similarity_labels.
     """
     if cosine.shape != labels.shape:
         raise ValueError(f"cosine {tuple(cosine.shape)} and labels {tuple(labels.shape)} must have one shape")
@@ -127,7 +123,7 @@ def soft_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, *, normalise:
     """Cross-entropy of each row's softmax with soft labels (N, M), averaged over the N rows (F-8, reading b).
 
     ``normalise`` takes negative labels as 0 and brings each row of ``labels`` to sum 1 (a row of zeros stays); the official
-    code, which only logs this number, does neither, and divides by N once more. Built in chapter 06_similarity_labels.
+    code, which only logs this number, does neither, and divides by N once more.
     """
     if normalise:
         labels = labels.to(torch.promote_types(labels.dtype, torch.float32)).clamp(min=0)

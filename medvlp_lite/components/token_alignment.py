@@ -23,7 +23,7 @@ def grouping_weights(
 
     ``similarity`` (B, Q, N); ``mask`` (B, N) leaves out padding. "softmax" divides by ``temperature``. "sparse" (after SPARC)
     stretches each row to [0, 1], drops what is below 1 / (number of tokens left in) and rescales; a constant row weighs all
-    alike. Raises ValueError for another grouping or a row without any token. Built in chapter 07_prototype_alignment.
+    alike. Raises ValueError for another grouping or a row without any token.
     """
     if grouping not in GROUPINGS:
         raise ValueError(f"grouping must be one of {', '.join(GROUPINGS)}, got {grouping!r}")
@@ -48,7 +48,7 @@ def attended_contexts(
 ) -> torch.Tensor:
     """For each query token (B, Q, d) the mean of the other modality's tokens (B, N, d) that it attends, of length 1.
 
-    Equations P-5 and P-6; ``mask`` (B, N) and ``options`` as in ``grouping_weights``. Built in chapter 07_prototype_alignment.
+    Equations P-5 and P-6; ``mask`` (B, N) and ``options`` as in ``grouping_weights``.
     """
     weights = grouping_weights(queries @ others.transpose(1, 2), mask, **options)
     return F.normalize(weights @ others, dim=-1)
@@ -56,7 +56,7 @@ def attended_contexts(
 
 def clipped_attention(attention: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Token weights (B, L) from attention (B, L): no gradient, clipped to the 10 % and 90 % quantiles of each text's words,
-    zero on padding, each row summing to 1 (P-7). Built in chapter 07_prototype_alignment.
+    zero on padding, each row summing to 1 (P-7).
     """
     seen = attention.detach().float().masked_fill(~mask, math.nan)
     low, high = (torch.nanquantile(seen, share, dim=-1, keepdim=True) for share in (0.1, 0.9))
@@ -78,7 +78,7 @@ def token_alignment(
 
     ``patches`` (B, P, d), ``words`` (B, L, d), ``mask`` (B, L) true for words. Weights (B, L) and (B, P) sum to 1 per sample;
     by default all words and all patches of a sample count alike (P-7). Words and patches count half each.
-    Raises ValueError when shapes do not fit. Built in chapter 07_prototype_alignment.
+    Raises ValueError when shapes do not fit.
     """
     _check(patches, words, mask)
     options = {"grouping": grouping, "temperature": temperature}
@@ -122,7 +122,7 @@ def batch_token_alignment(
     Shapes as in ``token_alignment``. Z_ij = log sum over words of text j of exp(``word_scale`` * cosine of the word and what
     it attends to in image i); symmetric contrast on ``pair_scale`` * Z. ``positives`` (B, B) bool adds pairs of one class.
     ``compete`` first shares every patch out among the words, as GLoRIA's code does before its softmax over patches.
-    Memory grows with B * B. Raises ValueError when shapes do not fit. Built in chapter 07_prototype_alignment.
+    Memory grows with B * B. Raises ValueError when shapes do not fit.
     """
     _check(patches, words, mask)
     columns = []
@@ -147,7 +147,7 @@ def intra_modal_loss(
 
     ``images`` and ``texts`` are pooled unit vectors (B, d). Mean Kullback-Leibler divergence from the softmax of the mean of
     both inner similarities (no gradient) to that of text against image; 0 when they agree. Raises ValueError when shapes
-    differ. Built in chapter 07_prototype_alignment.
+    differ.
     """
     if images.shape != texts.shape:
         raise ValueError(f"images {tuple(images.shape)} and texts {tuple(texts.shape)} must have one shape")

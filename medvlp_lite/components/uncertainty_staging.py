@@ -27,7 +27,6 @@ def uncertainty(probabilities: torch.Tensor, kind: str = "max") -> torch.Tensor:
 
     "max": 1 - max p in [0, 1 - 1/K]. "normalised": the same divided by 1 - 1/K. "entropy": divided by log K. "margin": 1 minus
     the gap between the two largest. The last three lie in [0, 1]. Raises ValueError for another kind or fewer than two classes.
-    Built in chapter 08_uncertainty_staging.
     """
     classes = probabilities.shape[-1]
     if kind not in SCORES or classes < 2:
@@ -44,7 +43,7 @@ def sample_weights(unsure: torch.Tensor, kind: str = "linear", threshold: float 
     """The weight of each sample in the cross-entropy, from its uncertainty (B,): equation P-16, a reconstruction.
 
     "linear" 1 - u, "gate" 1 where u <= ``threshold`` else 0, "exp" e^-u, "focal_like" 1 + u (emphasises what is unsure, against
-    the paper's purpose), "none" 1. Raises ValueError for another kind. Built in chapter 08_uncertainty_staging.
+    the paper's purpose), "none" 1. Raises ValueError for another kind.
     """
     if kind not in WEIGHTS:
         raise ValueError(f"weight must be one of {', '.join(WEIGHTS)}, got {kind!r}")
@@ -70,7 +69,7 @@ def weighted_cross_entropy(
     ``labels`` (B,) hold 0 to K - 1, or -1 for a sample without label, which is left out; zero, with zero gradient, when none has
     one. Without ``detach`` the weight is learned too, and whenever p of the true class is the largest and below 1/e the gradient
     pushes it down. ``normalise`` divides by the sum of weights instead of the number of labelled samples. Raises ValueError when
-    shapes do not fit or a label is out of range. Built in chapter 08_uncertainty_staging.
+    shapes do not fit or a label is out of range.
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(f"logits {tuple(logits.shape)} do not fit labels {tuple(labels.shape)}")
@@ -91,7 +90,7 @@ def class_bank(vectors: torch.Tensor, labels: torch.Tensor, classes: int) -> tor
     """One unit vector per class, the normalised mean of its members: (K, d) from vectors (N, d): P-18 and P-19, reconstructions.
 
     With report vectors it is the "shared text feature", with image vectors the "shared data feature". Rows labelled -1 are left
-    out. Carries no gradient. Raises ValueError naming a class that has no member. Built in chapter 08_uncertainty_staging.
+    out. Carries no gradient. Raises ValueError naming a class that has no member.
     """
     empty = [k for k in range(classes) if not (labels == k).any()]
     if empty:
@@ -103,7 +102,7 @@ def class_bank(vectors: torch.Tensor, labels: torch.Tensor, classes: int) -> tor
 def bank_logits(vectors: torch.Tensor, bank: torch.Tensor, scale: float = 1 / 0.07) -> torch.Tensor:
     """Cosine of vectors (B, d) with a bank (K, d), times ``scale``: logits (B, K), equation P-20, a reconstruction.
 
-    Raises ValueError when the widths differ. Built in chapter 08_uncertainty_staging.
+    Raises ValueError when the widths differ.
     """
     if vectors.shape[-1] != bank.shape[-1]:
         raise ValueError(f"vectors have width {vectors.shape[-1]} but the bank has width {bank.shape[-1]}")
@@ -117,7 +116,6 @@ def distillation_loss(
 
     The mean over the samples that ``keep`` (B,) marks, all by default; zero, with zero gradient, when none is. Zero when both
     answer alike; the teacher gets no gradient. Raises ValueError for other shapes or a temperature that is not positive.
-    Built in chapter 08_uncertainty_staging.
     """
     if student.shape != teacher.shape or temperature <= 0:
         raise ValueError(
@@ -134,35 +132,12 @@ def distillation_loss(
 def hint_loss(student: torch.Tensor, teacher: torch.Tensor, *, keep: torch.Tensor | None = None) -> torch.Tensor:
     """Mean of 1 - cosine between vectors (B, d) of student and teacher, the teacher fixed: the alternative to P-19's bank.
 
-    The mean over the samples that ``keep`` (B,) marks, as in ``distillation_loss``. Built in chapter 08_uncertainty_staging.
+    The mean over the samples that ``keep`` (B,) marks, as in ``distillation_loss``.
     """
     apart = 1 - F.cosine_similarity(_full(student), _full(teacher.detach()), dim=-1)
     if keep is None:
         return apart.mean()
     return apart[keep].mean() if keep.any() else student.sum() * 0.0
-
-
-def strong_augment(images: torch.Tensor, strength: float = 1.0) -> torch.Tensor:
-    """What the student sees (P-3, a reconstruction): each image (B, 1, H, W) turned, scaled, moved, with other grey values, and a hole.
-
-    Up to 8 degrees, 8 % of size and of place, gamma 0.75 to 1.33, and a black square of a fifth of the side; ``strength`` scales all
-    of it, 0 changes nothing. Never mirrored: reports name sides. Values stay in [0, 1]. Built in chapter 08_uncertainty_staging.
-    """
-    if strength <= 0:
-        return images
-    count, device = len(images), images.device
-    draw = (2 * torch.rand(7, count) - 1).to(device) * strength
-    turn, grow = draw[0] * math.radians(8), 1 + 0.08 * draw[1]
-    cos, sin = grow * turn.cos(), grow * turn.sin()
-    affine = torch.stack([torch.stack([cos, -sin, 0.16 * draw[2]], -1), torch.stack([sin, cos, 0.16 * draw[3]], -1)], 1)
-    grid = F.affine_grid(affine.to(images.dtype), list(images.shape), align_corners=False)
-    moved = F.grid_sample(images, grid, align_corners=False).clamp(1e-6, 1)
-    moved = moved ** (1.33 ** draw[4]).view(-1, 1, 1, 1)
-    row, column = torch.meshgrid(
-        *(torch.linspace(-1, 1, side, device=device) for side in images.shape[2:]), indexing="ij"
-    )
-    far = torch.maximum((row - draw[5].view(-1, 1, 1)).abs(), (column - draw[6].view(-1, 1, 1)).abs()) > 0.2 * strength
-    return moved * far.unsqueeze(1)
 
 
 def choose_theta(
@@ -174,7 +149,7 @@ def choose_theta(
     separate right from wrong best (TPR - FPR). With ``confidence`` above 0, "accuracy" asks that of the lower Clopper-Pearson
     bound at that level, a step beyond the paper: a threshold picked because it just reaches the target on validation tends
     to miss it elsewhere. Cases of equal u are kept or referred together. 0.0, which refers everybody, when the target cannot be
-    reached. Raises ValueError for another rule, empty input, NaN or a target outside (0, 1]. Built in chapter 08_uncertainty_staging.
+    reached. Raises ValueError for another rule, empty input, NaN or a target outside (0, 1].
     """
     if rule not in THETA_RULES or not len(unsure) or not 0 < target <= 1:
         raise ValueError(
@@ -220,7 +195,7 @@ class Triage:
 def triage(probabilities: np.ndarray, theta: float, kind: str = "max") -> Triage:
     """The most likely class of probabilities (N, K), its uncertainty, and reliable where u < theta: P-23, a reconstruction.
 
-    A case that lies on the threshold is referred. Built in chapter 08_uncertainty_staging.
+    A case that lies on the threshold is referred.
     """
     unsure = uncertainty(torch.as_tensor(probabilities), kind).numpy()
     return Triage(np.asarray(probabilities).argmax(axis=1), unsure, unsure < theta)

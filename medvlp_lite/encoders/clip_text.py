@@ -1,4 +1,7 @@
-"""CLIP's text tower, which the official MedFILIP code uses: needed to read its checkpoints (F-6)."""
+"""CLIP's text tower, which the official MedFILIP code uses: needed to read its checkpoints (F-6).
+
+Built in chapter 06_similarity_labels.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ class CLIPText(nn.Module):
     """Twelve causal layers of width 512: texts to the state at their end token, (B, 512), from random weights.
 
     ``tokenizer`` wraps CLIP's byte-pair definition (``clip_tokenizer``). Texts of more than 77 pieces are cut; the
-    official code fails on them. Built in chapter 06_similarity_labels.
+    official code fails on them.
     """
 
     def __init__(self, tokenizer: ReportTokenizer):
@@ -47,7 +50,7 @@ class CLIPText(nn.Module):
 def clip_tokenizer(name: str = CLIP_B32) -> ReportTokenizer:
     """CLIP's own word pieces, from the hub's cache, the hub or a downloaded folder.
 
-    Raises OSError with one sentence when they are neither here nor reachable. Built in chapter 06_similarity_labels.
+    Raises OSError with one sentence when they are neither here nor reachable.
     """
     from transformers import AutoTokenizer
 

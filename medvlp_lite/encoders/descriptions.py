@@ -1,4 +1,7 @@
-"""Frozen vectors of short texts: the entity descriptions and position prompts that MedKLIP asks with (K-4, K-5)."""
+"""Frozen vectors of short texts: the entity descriptions and position prompts that MedKLIP asks with (K-4, K-5).
+
+Built in chapter 04_entity_fusion.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,11 @@ from medvlp_lite.encoders.text import TextEncoder
 WORD = re.compile(r"[a-z]+")
 
 
-class WordVectors:
+class HashedTfidf:
     """Texts to unit vectors of weighted word pieces, with no pretrained model: what can be had offline.
 
     A text becomes the TF-IDF vector of its words and of their five-letter starts (so that "effusion" meets "effusions"),
     folded to ``width`` numbers by fixed random signs. ``corpus`` sets the word weights only; unknown words count too.
-    Built in chapter 04_entity_fusion.
     """
 
     def __init__(self, corpus: Sequence[str], width: int = 256):
@@ -61,7 +63,7 @@ def _signs(part: str, width: int) -> torch.Tensor:
 class ClassTokenVectors:
     """Texts to the [CLS] vector of a frozen BERT, as the official code does with Bio_ClinicalBERT (K-4, K-5).
 
-    Raises OSError when the model can neither be found nor fetched. Built in chapter 04_entity_fusion.
+    Raises OSError when the model can neither be found nor fetched.
     """
 
     def __init__(self, name: str = "emilyalsentzer/Bio_ClinicalBERT"):

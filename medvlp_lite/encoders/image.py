@@ -1,6 +1,8 @@
 """Image encoders: torchvision ResNets and a ViT, in a size for a laptop and in the size the papers use.
 
 Every encoder maps images (B, 1, H, W) in [0, 1] to a map of local features (B, C, h, w).
+
+Built in chapter 05_masked_contrastive.
 """
 
 from __future__ import annotations
@@ -19,10 +21,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def standardise(images: torch.Tensor) -> torch.Tensor:
-    """Images (B, 1, H, W) in [0, 1] to zero mean and unit spread. Raises ValueError for another shape.
-
-    Built in chapter 03_contrastive_baseline.
-    """
+    """Images (B, 1, H, W) in [0, 1] to zero mean and unit spread. Raises ValueError for another shape."""
     if images.ndim != 4 or images.shape[1] != 1:
         raise ValueError(f"images must be (B, 1, H, W) in [0, 1], got {tuple(images.shape)}")
     return (images - GREY_MEAN) / GREY_STD
@@ -35,7 +34,7 @@ class ResNetEncoder(nn.Module):
     0.3 M parameters. "resnet50": torchvision's, from random weights, on three equal channels with ImageNet statistics, as
     the official MedKLIP code feeds it. ``stage`` "layer3" (stride 16, width 1024, as
     MedKLIP cuts it: equation K-2) or "layer4" (stride 32, width 2048) applies to resnet50 only.
-    Raises ValueError for an unknown variant or stage. Built in chapter 03_contrastive_baseline.
+    Raises ValueError for an unknown variant or stage.
     """
 
     def __init__(self, variant: str = "lite", stage: str = "layer4"):
@@ -86,7 +85,6 @@ class VisionBlock(nn.Module):
     """One pre-norm transformer block over tokens (B, n, C), with the tensor names of timm's: attention, then a two-layer network.
 
     Attention is written out on the CPU, where PyTorch's fused form is several times slower in bfloat16 with small heads.
-    Built in chapter 05_masked_contrastive.
     """
 
     def __init__(self, width: int, heads: int):
@@ -113,7 +111,7 @@ class ViTEncoder(nn.Module):
     (width 768, 12 blocks, patch 16), or the four numbers (width, blocks, heads, patch). Positions are fixed 2-D sines and
     cosines. ``forward(images)`` gives the map (B, C, h, w); ``forward(images, visible)`` with patch indices ``visible``
     (B, n) encodes those alone and gives tokens (B, n, C), with ``class_token`` (B, 1 + n, C), the class token first.
-    Raises ValueError when the image side is not a multiple of the patch. Built in chapter 05_masked_contrastive.
+    Raises ValueError when the image side is not a multiple of the patch.
     """
 
     def __init__(self, variant: str | Sequence[int] = "lite", image_size: int = 112):
@@ -151,7 +149,7 @@ class ViTEncoder(nn.Module):
 def sincos_positions(grid: int, width: int) -> torch.Tensor:
     """Fixed position codes (grid * grid, width): sines and cosines of the column, then of the row, as MAE orders them.
 
-    Raises ValueError when ``width`` is not a multiple of 4. Built in chapter 05_masked_contrastive.
+    Raises ValueError when ``width`` is not a multiple of 4.
     """
     if width % 4:
         raise ValueError(f"width must be a multiple of 4, got {width}")

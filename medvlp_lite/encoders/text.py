@@ -1,4 +1,7 @@
-"""Text encoders: a WordPiece tokenizer trained on the corpus at hand, and BERT in two sizes."""
+"""Text encoders: a WordPiece tokenizer trained on the corpus at hand, and BERT in two sizes.
+
+Built in chapter 03_contrastive_baseline.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ BERT_SIZES = {"lite": (128, 1, 4), "base": (768, 12, 12)}  # width, depth, heads
 class ReportTokenizer:
     """WordPiece: report strings to padded ids. Lower-cased; frequent words stay whole, rare ones fall into pieces.
 
-    Make one with ``ReportTokenizer.train(corpus)``. Built in chapter 03_contrastive_baseline.
+    Make one with ``ReportTokenizer.train(corpus)``.
     """
 
     def __init__(self, definition: str):
@@ -80,7 +83,7 @@ class TextEncoder(nn.Module):
 
     ``variant`` "lite" (width 128, 1 layer), "base" (width 768, 12 layers) or the numbers (width, layers, heads[, feed-
     forward width]), from random weights. ``max_length`` counts tokens; longer reports are cut. For published weights use ``TextEncoder.from_hub``.
-    Raises ValueError for an unknown variant. Built in chapter 03_contrastive_baseline.
+    Raises ValueError for an unknown variant.
     """
 
     def __init__(self, tokenizer: ReportTokenizer, variant: str | Sequence[int] = "lite", max_length: int = 96):
@@ -135,9 +138,6 @@ class TextEncoder(nn.Module):
 
 
 def masked_mean(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The mean of tokens (B, L, C) over positions where ``mask`` (B, L) is true: (B, C); zero where none is.
-
-    Built in chapter 03_contrastive_baseline.
-    """
+    """The mean of tokens (B, L, C) over positions where ``mask`` (B, L) is true: (B, C); zero where none is."""
     weights = mask.unsqueeze(-1).to(tokens.dtype)
     return (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)

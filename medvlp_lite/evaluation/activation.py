@@ -25,7 +25,7 @@ def grad_cam(
 
     ``features`` gives maps A (B, C, h, w) of images, ``scores`` class scores (B, K) of A. Each channel is weighted by the mean
     gradient of the class score over its cells; what speaks against the class is cut to 0. Works inside ``no_grad`` and leaves
-    no gradient behind. Raises ValueError when ``classes`` (B,) does not fit. Built in chapter 08_uncertainty_staging.
+    no gradient behind. Raises ValueError when ``classes`` (B,) does not fit.
     """
     if classes.shape != images.shape[:1]:
         raise ValueError(f"need one class for each of {len(images)} images, got {tuple(classes.shape)}")
@@ -41,7 +41,7 @@ def energy_inside(heat: np.ndarray, region: np.ndarray) -> float:
     """The share of a map's sum that falls inside a region: a uniform map scores the region's share of the image.
 
     ``heat`` (h, w) >= 0 on its own grid, ``region`` bool (H, W); NaN for a map that is 0 everywhere. Raises ValueError for an empty
-    region or negative values. Built in chapter 08_uncertainty_staging.
+    region or negative values.
     """
     if not region.any():
         raise ValueError("the region is empty; energy is measured on positive studies only")

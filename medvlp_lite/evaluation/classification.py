@@ -25,7 +25,7 @@ def image_batches(dataset: StudyDataset, device: torch.device, size: int = 64) -
 
 @torch.no_grad()
 def score_dataset(system: System, dataset: StudyDataset, queries: Sequence[Query]) -> np.ndarray:
-    """The system's scores of every image for every query: float (N, Q). Built in chapter 03_contrastive_baseline."""
+    """The system's scores of every image for every query: float (N, Q)."""
     system.eval()
     scores = [system.score(images, queries).float().cpu() for images in image_batches(dataset, system.device)]
     return torch.cat(scores).numpy()
@@ -33,7 +33,7 @@ def score_dataset(system: System, dataset: StudyDataset, queries: Sequence[Query
 
 @torch.no_grad()
 def embed_dataset(system: System, dataset: StudyDataset) -> np.ndarray:
-    """The system's image vectors: float (N, d). Built in chapter 03_contrastive_baseline."""
+    """The system's image vectors: float (N, d)."""
     system.eval()
     vectors = [system.embed_images(images).float().cpu() for images in image_batches(dataset, system.device)]
     return torch.cat(vectors).numpy()
@@ -43,7 +43,7 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
     """Area under the ROC curve over the known labels (N,): 0.5 is chance; NaN when one of the two classes is missing.
 
     Labels are 1, 0 or NaN for unknown; unknown rows are left out, never counted as negative. Equation C-2.
-    Raises ValueError when a score is NaN. Built in chapter 03_contrastive_baseline.
+    Raises ValueError when a score is NaN.
     """
     known = ~np.isnan(labels)
     if np.isnan(scores[known]).any():
@@ -81,7 +81,7 @@ def auc_table(
 
     ``labels`` and ``scores`` are (N, Q); ``groups`` (N,) names patients, resampled whole so that two studies of one patient
     never count as two. A class with only one kind of known label is left out of the macro mean.
-    Raises ValueError when shapes differ or no class can be scored. Built in chapter 03_contrastive_baseline.
+    Raises ValueError when shapes differ or no class can be scored.
     """
     if labels.shape != scores.shape or labels.shape[1] != len(names):
         raise ValueError(f"labels {labels.shape}, scores {scores.shape} and {len(names)} names do not fit together")
@@ -135,7 +135,6 @@ def best_threshold(labels: np.ndarray, scores: np.ndarray, rule: str = "scores")
 
     Candidates are the scores themselves, the lowest of equals wins. ``rule`` "medfilip" tries -1, -0.999, ... 0.999 instead,
     and of equals takes the most accurate, as the released code does. Raises ValueError when no known label is positive.
-    Built in chapter 03_contrastive_baseline.
     """
     known = ~np.isnan(labels)
     if not (labels[known] == 1).any():
@@ -157,7 +156,7 @@ def decide(
     """Count what "score >= threshold" gets right on the known labels (C-2).
 
     ``strict_accuracy`` counts "score > threshold" for the accuracy alone, as the official MedKLIP code does.
-    Raises ValueError for a score that is NaN. Built in chapter 03_contrastive_baseline.
+    Raises ValueError for a score that is NaN.
     """
     known = ~np.isnan(labels)
     labels, scores = labels[known], scores[known]
@@ -188,7 +187,6 @@ def max_f1(
     ``threshold_from`` "val" is honest. "test" picks the threshold on the labels it is then judged by, as the MedKLIP and
     MedFILIP papers do, which flatters. ``rule`` "medklip" and "medfilip" follow the released scripts to the last tie: see
     ``decide`` and ``best_threshold``. Raises ValueError for an unknown choice, or when "val" is asked for and not given.
-    Built in chapter 03_contrastive_baseline.
     """
     if threshold_from not in ("val", "test"):
         raise ValueError(f"threshold_from must be 'val' or 'test', got {threshold_from!r}")
@@ -203,7 +201,7 @@ def max_f1(
 def calibration_curve(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> dict[str, np.ndarray]:
     """Mean predicted probability and observed share of positives in equal-width bins, with counts; empty bins are left out.
 
-    Raises ValueError when a probability lies outside [0, 1]. Built in chapter 03_contrastive_baseline.
+    Raises ValueError when a probability lies outside [0, 1].
     """
     known = ~np.isnan(labels)
     labels, probabilities = labels[known], probabilities[known]
@@ -221,10 +219,7 @@ def calibration_curve(labels: np.ndarray, probabilities: np.ndarray, bins: int =
 
 
 def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> float:
-    """The mean gap between predicted and observed share over ``calibration_curve``'s bins, weighted by counts; 0 is best.
-
-    Built in chapter 03_contrastive_baseline.
-    """
+    """The mean gap between predicted and observed share over ``calibration_curve``'s bins, weighted by counts; 0 is best."""
     curve = calibration_curve(labels, probabilities, bins)
     if not curve["count"].sum():
         return float("nan")
@@ -232,10 +227,7 @@ def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bi
 
 
 def platt_scaling(labels: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
-    """Slope and offset of the logistic curve that turns scores into probabilities, fitted on validation labels.
-
-    Built in chapter 03_contrastive_baseline.
-    """
+    """Slope and offset of the logistic curve that turns scores into probabilities, fitted on validation labels."""
     from sklearn.linear_model import LogisticRegression
 
     known = ~np.isnan(labels)
@@ -250,7 +242,7 @@ def apply_platt(scores: np.ndarray, slope: float, offset: float) -> np.ndarray:
 
 
 def roc_points(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """False and true positive rates of every threshold on the known labels. Built in chapter 03_contrastive_baseline."""
+    """False and true positive rates of every threshold on the known labels."""
     known = ~np.isnan(labels)
     false_positive, true_positive, _ = roc_curve(labels[known], scores[known])
     return false_positive, true_positive
@@ -260,7 +252,7 @@ def nearest_neighbour_purity(vectors: np.ndarray, groups: Sequence[object], neig
     """The share of each point's nearest neighbours (cosine) that belong to its own group, averaged: a number beside a t-SNE
     that does not depend on the picture. Chance is the sum of squared group shares.
 
-    Raises ValueError when there are not more points than neighbours. Built in chapter 03_contrastive_baseline.
+    Raises ValueError when there are not more points than neighbours.
     """
     from sklearn.neighbors import NearestNeighbors
 
@@ -273,7 +265,7 @@ def nearest_neighbour_purity(vectors: np.ndarray, groups: Sequence[object], neig
     return float(np.mean(groups[np.asarray(others)] == groups[:, None]))
 
 
-def mean_and_spread(values: Sequence[float]) -> Interval:
+def mean_ci(values: Sequence[float]) -> Interval:
     """Mean over seeds with a 95 % interval from Student's t; the interval of a single value is NaN."""
     from scipy.stats import t
 

@@ -16,10 +16,7 @@ MACO_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 
 
 def upsample(heat: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A map (h, w) at image resolution (H, W) by nearest neighbour, as the official MedKLIP code does.
-
-    Built in chapter 04_entity_fusion.
-    """
+    """A map (h, w) at image resolution (H, W) by nearest neighbour, as the official MedKLIP code does."""
     rows = np.arange(height) * heat.shape[0] // height
     return heat[np.ix_(rows, np.arange(width) * heat.shape[1] // width)]
 
@@ -28,7 +25,7 @@ def pointing_game(heat: np.ndarray, region: np.ndarray, tolerance: int = 0) -> b
     """Does a place where the map is largest lie in the region? A constant map is largest everywhere and always hits.
 
     Cells that are NaN (outside a crop) are passed over. ``tolerance`` counts grid cells by which the region is widened first: a line thinner than a cell is else missed by
-    maps that are right. Raises ValueError for an empty region or a map of nothing but NaN. Built in chapter 04_entity_fusion.
+    maps that are right. Raises ValueError for an empty region or a map of nothing but NaN.
     """
     region = _mask(region)
     if not region.any():
@@ -67,7 +64,6 @@ def contrast_to_noise(heat: np.ndarray, region: np.ndarray, absolute: bool = Fal
 
     Signed as in the official MaCo code, with population variances; ``absolute`` gives the form that its comment states.
     Pixels that are NaN are left out. 0 when the denominator is 0, NaN when no pixel is left inside or outside.
-    Built in chapter 05_masked_contrastive.
     """
     region = _mask(region)
     full = upsample(heat, *region.shape).astype(np.float64)
@@ -99,7 +95,7 @@ def miou(
     """Mean IoU over thresholds of the map stretched to [-1, 1], strictly greater, as MaCo scores it (C-4).
 
     Pixels that are NaN are left out. An IoU with nothing predicted or nothing true counts as ``empty``: NaN as in the
-    official code, where it makes the mean NaN; 0 is the other reading. Built in chapter 05_masked_contrastive.
+    official code, where it makes the mean NaN; 0 is the other reading.
     """
     region = _mask(region)
     full = upsample(heat, *region.shape)
@@ -116,7 +112,7 @@ def miou(
 def best_threshold(heats: Sequence[np.ndarray], regions: Sequence[np.ndarray], steps: int = 100) -> float:
     """The threshold on stretched maps (steps of 1 / ``steps``) with the largest mean IoU. Call it on validation studies.
 
-    Raises ValueError when nothing is given. Built in chapter 04_entity_fusion.
+    Raises ValueError when nothing is given.
     """
     if not len(heats):
         raise ValueError("no validation map to choose a threshold on")
@@ -135,7 +131,7 @@ def _known(heat: np.ndarray, region: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def regions_hit(predicted: np.ndarray, regions: Sequence[np.ndarray], at_iou: float = 0.1) -> tuple[int, int, int]:
     """Connected predicted areas against separate true regions: (true regions hit, areas that hit, areas) (C-4).
 
-    A pair counts as a hit when its IoU exceeds ``at_iou``. Built in chapter 04_entity_fusion.
+    A pair counts as a hit when its IoU exceeds ``at_iou``.
     """
     labelled, count = ndimage.label(predicted)
     areas = [labelled == number for number in range(1, count + 1)]
@@ -170,7 +166,6 @@ def score_grounding(
     ``parts`` gives each study's separate true regions (boxes); by default the connected parts of its region.
     ``stretch`` False thresholds the maps as they are: the official MedKLIP code takes attention above 0.008. Cells that are
     NaN count in no measure but detection. Raises ValueError when lengths differ or there is no study.
-    Built in chapter 04_entity_fusion.
     """
     parts = [_connected(region) for region in regions] if parts is None else parts
     if not len(heats) == len(regions) == len(parts) or not len(heats):
@@ -203,10 +198,7 @@ def random_maps(count: int, grid: int, seed: int = 0) -> np.ndarray:
 
 
 def centre_box(grid: int) -> np.ndarray:
-    """A map (grid, grid) that points at the middle of the image, whatever it shows; any threshold cuts out a centred box.
-
-    Built in chapter 04_entity_fusion.
-    """
+    """A map (grid, grid) that points at the middle of the image, whatever it shows; any threshold cuts out a centred box."""
     away = np.abs(np.arange(grid) - (grid - 1) / 2) / (grid / 2)
     return 1 - np.maximum.outer(away, away)
 

@@ -22,10 +22,7 @@ Part = tuple[np.ndarray, np.ndarray]
 
 @torch.no_grad()
 def pooled_features(system: System, dataset: StudyDataset) -> np.ndarray:
-    """The mean local feature of every study, before any projection (``System.image_features``): float (N, width).
-
-    Built in chapter 06_similarity_labels.
-    """
+    """The mean local feature of every study, before any projection (``System.image_features``): float (N, width)."""
     system.eval()
     pooled = [system.image_features(images).mean(dim=(2, 3)).float().cpu() for images in image_batches(dataset, system.device)]  # fmt: skip
     return torch.cat(pooled).numpy()
@@ -39,7 +36,7 @@ def linear_probe(
     Each part is (features (N, d), labels (N, C) of 1, 0 or NaN). Features are standardised with the training rows used;
     regularisation and thresholds (C-3) come from ``val``. Returns per share, as "1 %", the means over the classes that can be
     learned and scored: macro "auc", "accuracy", "f1", and "studies" and "classes" counted. Smaller shares are subsets of larger ones.
-    Raises ValueError, naming the parts at fault, when no class can be learned and scored at some share. Built in chapter 06_similarity_labels.
+    Raises ValueError, naming the parts at fault, when no class can be learned and scored at some share.
     """
     order = np.random.default_rng(seed).permutation(len(train[0]))
     results = {}

@@ -37,7 +37,6 @@ def retrieval(scores: np.ndarray, relevant: np.ndarray, cutoffs: Sequence[int] =
     ``scores`` (Q, G), larger is better; ``relevant`` bool (Q, G). Equal scores count by their expected place, so a constant
     score earns chance. Queries without a relevant item are left out. A K beyond the number of items counts as that number.
     Raises ValueError for shapes that differ, NaN scores, a cutoff below 1, or nothing to find.
-    Built in chapter 06_similarity_labels.
     """
     scores, relevant = np.asarray(scores, dtype=float), np.asarray(relevant, dtype=bool)
     if scores.ndim != 2 or scores.shape != relevant.shape:
@@ -89,7 +88,7 @@ def official_counts(scores: np.ndarray, relevant: np.ndarray, depth: int = 10) -
     """What the released retrieval script prints for K = 1 ... ``depth``: relevant items among the first K, summed over queries.
 
     A count, not a precision: it is never divided, so it can only grow with K, as the paper's table does.
-    Ties fall as the script's ``argsort`` leaves them, read from its end: among few items the later one wins. Raises ValueError for shapes that differ. Built in chapter 06_similarity_labels.
+    Ties fall as the script's ``argsort`` leaves them, read from its end: among few items the later one wins. Raises ValueError for shapes that differ.
     """
     scores, relevant = np.asarray(scores, dtype=float), np.asarray(relevant, dtype=bool)
     if scores.ndim != 2 or scores.shape != relevant.shape:
@@ -103,7 +102,6 @@ def distinct_texts(texts: Sequence[Sequence[str]]) -> tuple[list[str], np.ndarra
     """A gallery in which each text stands once, and which of N images each belongs to: G strings and bool (N, G).
 
     ``texts`` holds the texts of each image; stock sentences that many images share become one item with many owners.
-    Built in chapter 06_similarity_labels.
     """
     gallery = sorted({text for row in texts for text in row})
     place = {text: column for column, text in enumerate(gallery)}

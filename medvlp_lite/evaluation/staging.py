@@ -25,10 +25,7 @@ from medvlp_lite.studies import StudyDataset
 
 @torch.no_grad()
 def stage_probabilities(system, dataset: StudyDataset) -> np.ndarray:
-    """The probabilities of every stage for every image, (N, K), from a system that has ``probabilities``.
-
-    Built in chapter 08_uncertainty_staging.
-    """
+    """The probabilities of every stage for every image, (N, K), from a system that has ``probabilities``."""
     system.eval()
     found = [system.probabilities(images).float().cpu() for images in image_batches(dataset, system.device)]
     return torch.cat(found).numpy()
@@ -54,7 +51,7 @@ def stage_scores(truth: np.ndarray, probabilities: np.ndarray) -> StageScores:
     """The five metrics of C-2 over stages, macro one-vs-rest (P-25; the macro form is a reconstruction).
 
     A stage that does not occur in ``truth`` is left out of the macro means. Raises ValueError when shapes do not fit, there is
-    no case, or rows are no distributions. Built in chapter 08_uncertainty_staging.
+    no case, or rows are no distributions.
     """
     truth = _checked(truth, probabilities)
     classes, answer = probabilities.shape[1], probabilities.argmax(axis=1)
@@ -86,14 +83,14 @@ def _check_rows(probabilities: np.ndarray) -> None:
 
 
 def confusion(truth: np.ndarray, answer: np.ndarray, classes: int = 4) -> np.ndarray:
-    """Counts (K, K): row r, column c were r and were called c. Built in chapter 08_uncertainty_staging."""
+    """Counts (K, K): row r, column c were r and were called c."""
     return confusion_matrix(truth, answer, labels=list(range(classes)))
 
 
 def most_confused(counts: np.ndarray) -> tuple[int, int] | None:
     """The two classes that are most often taken for each other, as a share of their cases; None where every answer is right.
 
-    Shares and not counts, because a frequent class is confused more often by its size alone. Built in chapter 08_uncertainty_staging.
+    Shares and not counts, because a frequent class is confused more often by its size alone.
     """
     mixed, total = counts + counts.T, counts.sum(axis=1)
     share = np.triu(mixed / np.maximum(total[:, None] + total[None], 1), 1)
@@ -107,7 +104,7 @@ def quadratic_kappa(first: np.ndarray, second: np.ndarray, classes: int = 4) -> 
     """Agreement of two readers, or of a reader and a model, on an ordered scale: 1 is perfect, 0 is chance.
 
     A disagreement costs the square of its distance; equal readings agree perfectly, even if all of one class. Raises ValueError
-    for shapes that differ, no case, or a class outside 0..K-1. Built in chapter 08_uncertainty_staging.
+    for shapes that differ, no case, or a class outside 0..K-1.
     """
     first, second = np.asarray(first), np.asarray(second)
     if first.shape != second.shape or not first.size:
@@ -120,10 +117,7 @@ def quadratic_kappa(first: np.ndarray, second: np.ndarray, classes: int = 4) -> 
 
 
 def calibration_error(truth: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> float:
-    """Expected calibration error of the answer given: gap between its probability and how often it is right.
-
-    Built in chapter 08_uncertainty_staging.
-    """
+    """Expected calibration error of the answer given: gap between its probability and how often it is right."""
     right = (probabilities.argmax(axis=1) == truth).astype(float)
     return expected_calibration_error(right, probabilities.max(axis=1), bins)
 
@@ -131,10 +125,7 @@ def calibration_error(truth: np.ndarray, probabilities: np.ndarray, bins: int = 
 def interval_of(
     measure: Callable[..., float], *arrays: np.ndarray, groups: Sequence[str] | None = None, resamples: int = 200, seed: int = 0
 ) -> Interval:  # fmt: skip
-    """A measure of arrays of one length with its 95 % percentile bootstrap; ``groups`` names patients, drawn whole.
-
-    Built in chapter 08_uncertainty_staging.
-    """
+    """A measure of arrays of one length with its 95 % percentile bootstrap; ``groups`` names patients, drawn whole."""
     rows = _resamples(len(arrays[0]), groups, resamples, seed)
     return _interval(measure(*arrays), np.asarray([measure(*(array[row] for array in arrays)) for row in rows]))
 
@@ -143,7 +134,7 @@ def risk_coverage(unsure: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, 
     """Coverage 1/N ... 1 and the share of errors among the kept, when the surest are kept first: two arrays (N,).
 
     Cases of equal uncertainty share their errors evenly, so that the order in which they stand does not matter.
-    Raises ValueError for no case or NaN. Built in chapter 08_uncertainty_staging.
+    Raises ValueError for no case or NaN.
     """
     if not len(unsure) or np.isnan(unsure).any():
         raise ValueError(f"need at least one case and no NaN, got {len(unsure)} cases")
@@ -154,11 +145,8 @@ def risk_coverage(unsure: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, 
     return kept / len(unsure), np.cumsum(np.repeat(share, size)) / kept
 
 
-def risk_area(unsure: np.ndarray, correct: np.ndarray) -> float:
-    """Area under the risk-coverage curve: the mean risk over all coverages, 0 is best; a random order gives the error rate.
-
-    Built in chapter 08_uncertainty_staging.
-    """
+def aurc(unsure: np.ndarray, correct: np.ndarray) -> float:
+    """Area under the risk-coverage curve: the mean risk over all coverages, 0 is best; a random order gives the error rate."""
     return float(risk_coverage(unsure, correct)[1].mean())
 
 
@@ -172,7 +160,7 @@ class Selection:
 
 
 def select(unsure: np.ndarray, correct: np.ndarray, theta: float) -> Selection:
-    """What u < ``theta`` keeps of N answers (P-24); accuracy is NaN when nothing is kept. Built in chapter 08_uncertainty_staging."""
+    """What u < ``theta`` keeps of N answers (P-24); accuracy is NaN when nothing is kept."""
     from scipy.stats import binomtest
 
     kept = np.asarray(unsure) < theta
@@ -191,7 +179,7 @@ def conformal_p_values(calibration: tuple[np.ndarray, np.ndarray], probabilities
     calibration cases were, the set {k: p-value > alpha} misses the truth in at most a share alpha on average, whatever the model.
     A case's second largest p-value serves as an uncertainty: from that alpha on its set holds one stage at most, and from its
     largest p-value on none. A step beyond the paper. Raises ValueError when the calibration does not fit, has another number of
-    stages than ``probabilities``, or rows are no distributions. Built in chapter 08_uncertainty_staging.
+    stages than ``probabilities``, or rows are no distributions.
     """
     truth = _checked(*calibration)
     if probabilities.shape[1:] != calibration[1].shape[1:]:
@@ -206,7 +194,7 @@ def conformal_sets(
 ) -> np.ndarray:
     """The stages that cannot be ruled out, bool (N, K); they hold the truth in at least 1 - ``alpha`` of cases on average.
 
-    Raises ValueError for alpha outside (0, 1). Built in chapter 08_uncertainty_staging.
+    Raises ValueError for alpha outside (0, 1).
     """
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")

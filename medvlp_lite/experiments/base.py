@@ -11,22 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from medvlp_lite.encoders.text import ReportTokenizer
-from medvlp_lite.evaluation.classification import mean_and_spread
+from medvlp_lite.evaluation.classification import mean_ci
 from medvlp_lite.phantom.corpus import make_studies
 from medvlp_lite.phantom.patients import ENTITIES
-from medvlp_lite.provenance import PACKAGE, RunRecord
-from medvlp_lite.reports.sections import describing_text
+from medvlp_lite.records.record import PACKAGE, RunRecord
+from medvlp_lite.reports.sections import findings_text
 from medvlp_lite.studies import StudyDataset, split_by_patient
 from medvlp_lite.systems.base import System
-from medvlp_lite.training import History, TrainingPlan, train_or_load
+from medvlp_lite.training import History, TrainingConfig, train_or_load
 
 IMAGE_SIZE = 112
 SPLIT_FRACTIONS = (0.75, 0.1, 0.15)
-Report = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Scale:
+class Profile:
     """How large an experiment is: studies drawn, optimiser steps, batch, how many seeds, and Accelerate's precision."""
 
     studies: int
@@ -36,19 +36,19 @@ class Scale:
     precision: str = "no"
 
 
-SCALES = {
-    "smoke": Scale(studies=320, steps=4, batch_size=16, seeds=1),
-    "read": Scale(studies=3000, steps=220, batch_size=64, seeds=1),
-    "long": Scale(studies=20000, steps=1500, batch_size=64, seeds=3, precision="bf16"),
-    "full": Scale(studies=60000, steps=20000, batch_size=128, seeds=5, precision="bf16"),
+PROFILES = {
+    "smoke": Profile(studies=320, steps=4, batch_size=16, seeds=1),
+    "read": Profile(studies=3000, steps=220, batch_size=64, seeds=1),
+    "long": Profile(studies=20000, steps=1500, batch_size=64, seeds=3, precision="bf16"),
+    "full": Profile(studies=60000, steps=20000, batch_size=128, seeds=5, precision="bf16"),
 }
 
 
-def scale_of(profile: str) -> Scale:
+def profile_of(profile: str) -> Profile:
     """The scale of a profile. Raises ValueError naming the profiles."""
-    if profile not in SCALES:
-        raise ValueError(f"no profile {profile!r}; use one of {', '.join(SCALES)}")
-    return SCALES[profile]
+    if profile not in PROFILES:
+        raise ValueError(f"no profile {profile!r}; use one of {', '.join(PROFILES)}")
+    return PROFILES[profile]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class PhantomData:
 
     def tokenizer(self) -> ReportTokenizer:
         """A word-piece tokenizer trained on the training reports."""
-        return ReportTokenizer.train([describing_text(report) for report in self.train.reports])
+        return ReportTokenizer.train([findings_text(report) for report in self.train.reports])
 
 
 @lru_cache(maxsize=2)
@@ -86,10 +86,10 @@ class Experiment:
     """
 
     build: Callable[[PhantomData], System]
-    plan: Callable[[Scale, int], TrainingPlan]
+    plan: Callable[[Profile, int], TrainingConfig]
     measure: Callable[[System, PhantomData], dict[str, Any]]
-    train: Callable[[PhantomData, Scale, int, Report | None], tuple[System, History]] | None = None
-    data: Callable[[Scale], PhantomData] = lambda scale: phantom_data(scale.studies)
+    train: Callable[[PhantomData, Profile, int, Log | None], tuple[System, History]] | None = None
+    data: Callable[[Profile], PhantomData] = lambda scale: phantom_data(scale.studies)
 
 
 EXPERIMENTS: dict[str, Experiment] = {}
@@ -109,30 +109,30 @@ def builder(name: str, data: PhantomData) -> Callable[[], System]:
     return lambda: build(data)
 
 
-def plan_for(name: str, scale: Scale, seed: int) -> TrainingPlan:
+def plan_for(name: str, scale: Profile, seed: int) -> TrainingConfig:
     """The training plan of a system at a scale. Raises ValueError for an unknown name."""
     return experiment(name).plan(scale, seed)
 
 
 def train_system(
-    name: str, data: PhantomData, scale: Scale, seed: int = 0, report: Report | None = print
+    name: str, data: PhantomData, scale: Profile, seed: int = 0, log: Log | None = print
 ) -> tuple[System, History]:
     """Train a system at a scale, or load it from the cache. Raises ValueError for an unknown name."""
     special = experiment(name).train
     if special:
-        return special(data, scale, seed, report)
-    return train_or_load(builder(name, data), data.train, plan_for(name, scale, seed), report=report)
+        return special(data, scale, seed, log)
+    return train_or_load(builder(name, data), data.train, plan_for(name, scale, seed), log=log)
 
 
 def run(
-    name: str, profile: str, *, seeds: Sequence[int] | None = None, report: Report | None = print
+    name: str, profile: str, *, seeds: Sequence[int] | None = None, log: Log | None = print
 ) -> tuple[RunRecord, System]:
     """Train and evaluate one system over several seeds on the same data.
 
     Returns the record, with every seed and the spread, and the system of the first seed. Raises ValueError for an unknown
     system or profile.
     """
-    scale, chosen = scale_of(profile), experiment(name)
+    scale, chosen = profile_of(profile), experiment(name)
     seeds = list(seeds if seeds is not None else range(scale.seeds))
     data = chosen.data(scale)
     plan = asdict(chosen.plan(scale, 0))
@@ -141,15 +141,15 @@ def run(
     record = RunRecord.start(name, profile=profile, seeds=seeds, data=data.train.fingerprint(), settings=settings)
     runs, first = [], None
     for seed in seeds:
-        system, history = train_system(name, data, scale, seed, report)
+        system, history = train_system(name, data, scale, seed, log)
         first = first or system
         runs.append({"seed": seed, "train_seconds": round(history.seconds, 1), **chosen.measure(system, data)})
-        if report:
-            report(f"seed {seed} measured")
+        if log:
+            log(f"seed {seed} measured")
     record.metrics = {"runs": runs}
     if all("macro_auc" in one for one in runs):
         macro = [one["macro_auc"]["value"] for one in runs]
-        record.metrics = {"macro_auc_over_seeds": asdict(mean_and_spread(macro)), "runs": runs}
+        record.metrics = {"macro_auc_over_seeds": asdict(mean_ci(macro)), "runs": runs}
     return record.finish(), first
 
 
@@ -159,7 +159,7 @@ def results_folder() -> Path:
     return installed if installed.is_dir() else PACKAGE.parent / "book" / "results"
 
 
-def committed(name: str, profile: str = "long") -> RunRecord | None:
+def load_record(name: str, profile: str = "long") -> RunRecord | None:
     """The committed record of a run, or None when there is none."""
     path = results_folder() / f"{name}-{profile}.json"
     return RunRecord.load(path) if path.is_file() else None
@@ -168,7 +168,7 @@ def committed(name: str, profile: str = "long") -> RunRecord | None:
 WEIGHTS = PACKAGE / "weights"
 
 
-def reference(name: str) -> System | None:
+def load_pretrained(name: str) -> System | None:
     """The committed reference weights of a system (first seed of its long run), or None when there are none.
 
     Raises ValueError when the file is not the one whose hash was committed with it.

@@ -17,24 +17,24 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import spearmanr
 
-from medvlp_lite.encoders.masked_language import SentenceVectors, pretrain
+from medvlp_lite.encoders.sentence import SentenceEncoder, pretrain
 from medvlp_lite.encoders.text import ReportTokenizer
 from medvlp_lite.evaluation.classification import auc, auc_table, embed_dataset, max_f1, queries_about
 from medvlp_lite.evaluation.linear_probe import linear_probe, pooled_features
 from medvlp_lite.evaluation.retrieval import official_counts, retrieval
-from medvlp_lite.experiments.base import EXPERIMENTS, IMAGE_SIZE, Experiment, PhantomData, Scale
+from medvlp_lite.experiments.base import EXPERIMENTS, IMAGE_SIZE, Experiment, PhantomData, Profile
 from medvlp_lite.experiments.zero_shot import zero_shot_data
 from medvlp_lite.phantom.corpus import SEEDS_APART, make_studies
 from medvlp_lite.phantom.patients import ENTITIES, UNSEEN
 from medvlp_lite.phantom.reports import write_report
 from medvlp_lite.phantom.sampling import sample_patient
 from medvlp_lite.reports.knowledge import base, describe
-from medvlp_lite.reports.sections import describing_text
-from medvlp_lite.reports.structured_labels import Label, explanation_of, label_nearness_matrix, true_labels
+from medvlp_lite.reports.sections import findings_text
+from medvlp_lite.reports.structured_labels import Label, explanation_of, ontology_similarity_matrix, true_labels
 from medvlp_lite.studies import SEVERITIES, StudyDataset
 from medvlp_lite.systems.base import Query
 from medvlp_lite.systems.medfilip import MedFILIP
-from medvlp_lite.training import TrainingPlan
+from medvlp_lite.training import TrainingConfig
 
 KNOWN_TYPE = "consolidation"  # stands for COVID-19 as "pneumonia" does in the paper
 LIVE_STEPS = 300
@@ -65,7 +65,7 @@ def similarity_corpus(patients: int = 6000, seed: int = 9, more: Iterable[str] =
     ``more`` are further reports, such as Open-i's; the stored model saw none.
     """
     drawn = (write_report(sample_patient(seed * SEEDS_APART + i)).text for i in range(patients))
-    reports = map(describing_text, chain(drawn, more))
+    reports = map(findings_text, chain(drawn, more))
     said = {f"{part.strip()}." for report in reports for part in report.split(".") if len(part.split()) > 2}
     known = [row["text"] for kind in ("entities", "categories") for row in base()[kind].values()]
     return [*sorted(said), *known, *known, *known]
@@ -75,19 +75,19 @@ def pretrain_similarity(
     patients: int = 6000,
     steps: int = 1600,
     more: Iterable[str] = (),
-    report: Callable[[str], None] | None = print,
-) -> tuple[SentenceVectors, list[float]]:
+    log: Callable[[str], None] | None = print,
+) -> tuple[SentenceEncoder, list[float]]:
     """The small similarity model made anew, and its losses; with the defaults, the one stored in ``encoders/data``.
 
     ``pretrain_similarity()[0].store(STORED, ...)`` writes it.
     """
     corpus = similarity_corpus(patients, more=more)
-    return pretrain(corpus, ReportTokenizer.train(corpus), steps=steps, report=report)
+    return pretrain(corpus, ReportTokenizer.train(corpus), steps=steps, log=log)
 
 
 def build_medfilip(data: PhantomData, **options: Any) -> MedFILIP:
     """An untrained MedFILIP for these phantoms; its tokenizer also knows the words of the explanations."""
-    corpus = [describing_text(report) for report in data.train.reports]
+    corpus = [findings_text(report) for report in data.train.reports]
     tokenizer = ReportTokenizer.train([*corpus, *map(explanation_of, ENTITIES)])
     return MedFILIP(tokenizer, categories=ENTITIES, image_size=IMAGE_SIZE, **options)
 
@@ -104,7 +104,7 @@ def label_scores(system: MedFILIP, images: np.ndarray, labels: Sequence[Label]) 
 @torch.no_grad()
 def query_vectors(system: MedFILIP, queries: Sequence[Query]) -> np.ndarray:
     """Unit vectors (len(queries), d) of zero-shot questions."""
-    return F.normalize(system.directions(queries).float(), dim=-1).cpu().numpy()
+    return F.normalize(system.class_embeddings(queries).float(), dim=-1).cpu().numpy()
 
 
 def recognition(system: MedFILIP, data: PhantomData) -> dict[str, Any]:
@@ -244,7 +244,7 @@ def probe_parts(system: MedFILIP, data: PhantomData) -> list[tuple[np.ndarray, n
 
 
 def similarity_quality(system: MedFILIP, locations: Sequence[str | None] = (None, "left", "right lower")) -> dict[str, float]:  # fmt: skip
-    """What the system's similarity makes of all pairs of labels of its categories, against ``label_nearness``.
+    """What the system's similarity makes of all pairs of labels of its categories, against ``ontology_similarity``.
 
     Means over pairs of one category, of different categories, and of labels that differ in severity alone; the share of
     (same, different) category pairs in the right order ("auc"); Spearman's rank correlation with the hand-made nearness,
@@ -252,7 +252,7 @@ def similarity_quality(system: MedFILIP, locations: Sequence[str | None] = (None
     """
     labels = [Label(s, place, c) for c in system.config["categories"] for s in SEVERITIES for place in locations]
     found = system.label_similarity(labels).numpy()
-    nearness = label_nearness_matrix(labels)
+    nearness = ontology_similarity_matrix(labels)
     upper = np.triu_indices(len(labels), 1)
     same = np.asarray([[a.category == b.category for b in labels] for a in labels])[upper]
     grade = np.asarray([[a[1:] == b[1:] for b in labels] for a in labels])[upper]
@@ -267,10 +267,10 @@ def similarity_quality(system: MedFILIP, locations: Sequence[str | None] = (None
     }
 
 
-def _plan(scale: Scale, seed: int) -> TrainingPlan:
+def _plan(scale: Profile, seed: int) -> TrainingConfig:
     """Batches of half the size: without a contrast between images the number of steps decides, not the size of a batch."""
     steps = min(2 * scale.steps, max(LIVE_STEPS, scale.steps))
-    return TrainingPlan(steps, max(1, scale.batch_size // 2), 2e-3, precision=scale.precision, seed=seed)
+    return TrainingConfig(steps, max(1, scale.batch_size // 2), 2e-3, precision=scale.precision, seed=seed)
 
 
 def _measure(probed: bool, random: bool = False):

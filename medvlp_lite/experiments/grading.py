@@ -38,7 +38,7 @@ def zone_boxes(study: Study) -> list[Box]:
     """The six zones of Brixia, A to F: the box around the lungs, in halves and thirds; image left is the patient's right.
 
     The box comes from the study's lung mask where it has one that is not empty, else it is a usual one. The thirds are ours: radiologists
-    go by the aortic arch and the hilum. Built in chapter 08_uncertainty_staging.
+    go by the aortic arch and the hilum.
     """
     box = USUAL_LUNGS
     for name in ("lung_mask", "model_lung_mask"):
@@ -56,7 +56,7 @@ def zone_features(studies: Sequence[Study], system: System | None = None) -> Zon
     """What is known of each zone: the mean of the system's local features inside it, and which zone it is.
 
     Without a system, three grey values: the zone's mean and spread, and its mean against the whole image's; ``features`` of width
-    9 then, else C + 6. Built in chapter 08_uncertainty_staging.
+    9 then, else C + 6.
     """
     dataset = StudyDataset(studies, size=IMAGE_SIZE)
     if system is None:
@@ -80,7 +80,7 @@ def cross_validated(features: np.ndarray, grades: np.ndarray, patients: np.ndarr
     """Probabilities (N, 4) of every row from logistic regression that never saw a row of the same patient.
 
     Features are standardised, and the strength of regularisation is chosen, inside the training folds. Raises ValueError for fewer patients
-    than folds. Built in chapter 08_uncertainty_staging.
+    than folds.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, GroupKFold
@@ -105,7 +105,7 @@ def grade_zones(studies: Sequence[Study], systems: dict[str, System | None], rea
 
     For each name, and for "zone only" (which zone it is, no image) and "other reader": quadratic kappa, accuracy and mean
     absolute difference with 95 % intervals from whole patients; for models also calibration and the area under
-    risk-coverage. A system None stands for grey values. Built in chapter 08_uncertainty_staging.
+    risk-coverage. A system None stands for grey values.
     """
     results: dict[str, Any] = {}
     for name, system in {**systems, "zone only": None}.items():
@@ -115,7 +115,7 @@ def grade_zones(studies: Sequence[Study], systems: dict[str, System | None], rea
         answers = cross_validated(features, truth, zones.patients)
         found = _agreement(truth, answers.argmax(1), zones.patients)
         found["calibration_error"] = st.calibration_error(truth, answers)
-        found["risk_area"] = st.risk_area(1 - answers.max(1), answers.argmax(1) == truth)
+        found["aurc"] = st.aurc(1 - answers.max(1), answers.argmax(1) == truth)
         results[name] = found
     other = next(name for name in zones.grades if name != reader)
     results["other reader"] = _agreement(truth, zones.grades[other], zones.patients)

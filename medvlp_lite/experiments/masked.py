@@ -28,14 +28,22 @@ from medvlp_lite.components.reconstruction import patchify, position_map, random
 from medvlp_lite.encoders.image import standardise
 from medvlp_lite.evaluation.classification import auc_table, image_batches, queries_about
 from medvlp_lite.evaluation.grounding import average_lesion, contrast_to_noise, miou, pointing_game
-from medvlp_lite.experiments.base import EXPERIMENTS, IMAGE_SIZE, WEIGHTS, Experiment, PhantomData, Scale, reference
+from medvlp_lite.experiments.base import (
+    EXPERIMENTS,
+    IMAGE_SIZE,
+    WEIGHTS,
+    Experiment,
+    PhantomData,
+    Profile,
+    load_pretrained,
+)
 from medvlp_lite.experiments.zero_shot import grounding, positive_studies, unseen_disease, zero_shot
 from medvlp_lite.phantom.patients import ENTITIES
 from medvlp_lite.phantom.render import render
-from medvlp_lite.reports.sections import describing_text
+from medvlp_lite.reports.sections import findings_text
 from medvlp_lite.studies import StudyDataset
 from medvlp_lite.systems.maco import MaCo
-from medvlp_lite.training import TrainingPlan
+from medvlp_lite.training import TrainingConfig
 
 TAUS = (None, 1.0, 0.1, 0.05, 0.02, 0.01)
 RATIOS = (0.25, 0.5, 0.75, 0.9)
@@ -60,7 +68,7 @@ def reconstruction_errors(system: MaCo, dataset: StudyDataset, ratios: Sequence[
     for images in image_batches(dataset, system.device):
         for ratio in ratios:
             visible = random_masking(len(images), system.image_encoder.grid, ratio, device=images.device)
-            drawn = system.drawing(images, visible)
+            drawn = system.reconstruct(images, visible)
             side = images.shape[-1] // system.image_encoder.grid
             full, target = patchify(upsample_maps(drawn, images.shape[-1]), side), patchify(standardise(images), side)
             errors[str(ratio)].append(float(reconstruction_loss(full, target, position_map(visible, system.patches))))
@@ -183,7 +191,7 @@ def patch_value(
     for start in range(0, len(dataset) - batch + 1, batch):
         part = dataset.subset(range(start, start + batch))
         images = next(image_batches(part, system.device, batch))
-        texts = system.text_features([describing_text(report) for report in part.reports])
+        texts = system.text_features([findings_text(report) for report in part.reports])
         for _ in range(rounds):
             visible = random_masking(batch, grid, ratio, block=block, device=images.device)
             logits = system.logit_multiplier * cosine_matrix(system.view(images, visible), texts)
@@ -217,7 +225,7 @@ def learn_scores(
     layers = {rate: ImportanceScore(system.patches).to(system.device) for rate in rates}
     optimizers = {rate: torch.optim.Adam(layer.parameters(), lr=rate) for rate, layer in layers.items()}
     history: dict[float, list[torch.Tensor]] = {rate: [] for rate in rates}
-    reports = [describing_text(report) for report in dataset.reports]
+    reports = [findings_text(report) for report in dataset.reports]
     with torch.no_grad():
         texts = torch.cat([system.text_features(reports[i : i + batch]) for i in range(0, len(reports), batch)])
     for _ in range(steps):
@@ -263,15 +271,15 @@ def _pretraining(**options: Any):
     return lambda data: MaCo(data.tokenizer(), image_size=IMAGE_SIZE, contrastive=False, mask_ratio=0.75, **options)
 
 
-def _pretraining_plan(scale: Scale, seed: int) -> TrainingPlan:
-    return TrainingPlan(2 * scale.steps, scale.batch_size, 1e-3, 0.05, precision=scale.precision, seed=seed)
+def _pretraining_plan(scale: Profile, seed: int) -> TrainingConfig:
+    return TrainingConfig(2 * scale.steps, scale.batch_size, 1e-3, 0.05, precision=scale.precision, seed=seed)
 
 
 def _alignment(**options: Any):
     """A MaCo whose image side starts from the committed pre-training and whose text side from the committed baseline."""
 
     def build(data: PhantomData) -> MaCo:
-        image, text = reference(PRETRAINED), reference(TEXT)
+        image, text = load_pretrained(PRETRAINED), load_pretrained(TEXT)
         digests = json.loads((WEIGHTS / "sha256.json").read_text(encoding="utf-8"))
         start = ", ".join(f"{n} {digests[n][:8]}" for n, there in ((PRETRAINED, image), (TEXT, text)) if there)
         chosen = {"image_size": IMAGE_SIZE, "text_pool": "mean", "lambda_mode": "sum", "warm_start": start, **options}
@@ -285,8 +293,8 @@ def _alignment(**options: Any):
     return build
 
 
-def _alignment_plan(scale: Scale, seed: int) -> TrainingPlan:
-    return TrainingPlan(max(2, 4 * scale.steps // 15), scale.batch_size, 1e-3, precision=scale.precision, seed=seed)
+def _alignment_plan(scale: Profile, seed: int) -> TrainingConfig:
+    return TrainingConfig(max(2, 4 * scale.steps // 15), scale.batch_size, 1e-3, precision=scale.precision, seed=seed)
 
 
 EXPERIMENTS["maco_mae"] = Experiment(_pretraining(hr=False), _pretraining_plan, pretraining_measures)

@@ -15,10 +15,10 @@ from medvlp_lite.encoders.image import ViTEncoder
 RATIOS = (0.0, 0.5, 0.75)
 
 
-def kept_bytes(forward: Callable[[], torch.Tensor]) -> int:
+def saved_activation_bytes(forward: Callable[[], torch.Tensor]) -> int:
     """How many bytes the forward pass keeps for the backward pass: each distinct storage counts once.
 
-    Parameters count too, since the backward pass reads them. Built in chapter 05_masked_contrastive.
+    Parameters count too, since the backward pass reads them.
     """
     storages: dict[int, int] = {}
     held = []
@@ -47,7 +47,7 @@ def masking_cost(
     """Time and memory of one forward and backward pass by mask ratio, for the encoder alone and with the decoder.
 
     Seconds are the median of ``rounds`` after one that is not counted; ratios take turns, so that a busy machine slows
-    all alike. ``tokens`` counts visible patches. Built in chapter 05_masked_contrastive.
+    all alike. ``tokens`` counts visible patches.
     """  # fmt: skip
     encoder = ViTEncoder(vit, image_size).to(device)
     width, depth, heads = decoder
@@ -74,7 +74,7 @@ def masking_cost(
                     seconds[ratio].append(took)
         rows += [
             {"part": part, "mask_ratio": ratio, "tokens": masks[ratio].shape[1], "seconds": median(seconds[ratio]),
-             "kept_mb": kept_bytes(lambda f=forward, r=ratio: f(r)) / 1e6}
+             "saved_activation_mb": saved_activation_bytes(lambda f=forward, r=ratio: f(r)) / 1e6}
             for ratio in ratios
         ]  # fmt: skip
     return rows

@@ -12,15 +12,15 @@ import numpy as np
 import torch
 
 from medvlp_lite.evaluation.classification import embed_dataset, image_batches, nearest_neighbour_purity
-from medvlp_lite.experiments.base import EXPERIMENTS, IMAGE_SIZE, Experiment, PhantomData, Scale
+from medvlp_lite.experiments.base import EXPERIMENTS, IMAGE_SIZE, Experiment, PhantomData, Profile
 from medvlp_lite.experiments.stages import stage_data, stages
-from medvlp_lite.reports.sections import describing_text
+from medvlp_lite.reports.sections import findings_text
 from medvlp_lite.studies import StudyDataset
 from medvlp_lite.systems.base import System
 from medvlp_lite.systems.mskpt import MSKPT
-from medvlp_lite.training import TrainingPlan
+from medvlp_lite.training import TrainingConfig
 
-ENOUGH_STEPS = 250
+MAX_STEPS = 250
 VARIANTS: dict[str, dict[str, Any]] = {
     "mskpt": {},
     "mskpt_no_token": {"token_weight": 0.0},
@@ -32,10 +32,7 @@ PROBE_STRENGTHS = (0.01, 0.1, 1.0, 10.0)
 
 @torch.no_grad()
 def pooled_features(system: System, dataset: StudyDataset) -> np.ndarray:
-    """Average-pooled features of the image encoder (N, C): what the second stage starts from.
-
-    Built in chapter 07_prototype_alignment.
-    """
+    """Average-pooled features of the image encoder (N, C): what the second stage starts from."""
     system.eval()
     pooled = [system.image_features(images).mean(dim=(2, 3)) for images in image_batches(dataset, system.device)]
     return torch.cat(pooled).float().cpu().numpy()
@@ -43,9 +40,9 @@ def pooled_features(system: System, dataset: StudyDataset) -> np.ndarray:
 
 @torch.no_grad()
 def embed_reports(system: System, dataset: StudyDataset) -> np.ndarray:
-    """The system's vectors of all reports, without indication and technique: (N, d). Built in chapter 07_prototype_alignment."""
+    """The system's vectors of all reports, without indication and technique: (N, d)."""
     system.eval()
-    texts = [describing_text(report) for report in dataset.reports]
+    texts = [findings_text(report) for report in dataset.reports]
     return torch.cat([system.embed_texts(texts[i : i + 64]).float().cpu() for i in range(0, len(texts), 64)]).numpy()
 
 
@@ -63,7 +60,6 @@ def linear_probe(features: dict[str, np.ndarray], labels: dict[str, np.ndarray])
     """Fit logistic regression on frozen features (N, C) of "train", choose its strength on "val", judge it on "test".
 
     Features are standardised with training statistics. Raises KeyError when a part is missing.
-    Built in chapter 07_prototype_alignment.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import confusion_matrix, roc_auc_score
@@ -89,10 +85,7 @@ def linear_probe(features: dict[str, np.ndarray], labels: dict[str, np.ndarray])
 
 
 def same_stage_retrieval(images: np.ndarray, reports: np.ndarray, labels: np.ndarray, first: int = 10) -> float:
-    """The share of each image's ``first`` nearest reports (cosine, C-5) that tell of the image's own stage.
-
-    Built in chapter 07_prototype_alignment.
-    """
+    """The share of each image's ``first`` nearest reports (cosine, C-5) that tell of the image's own stage."""
     nearest = np.argsort(-images @ reports.T, axis=1)[:, :first]
     return float((labels[nearest] == labels[:, None]).mean())
 
@@ -124,7 +117,7 @@ def prototype_use(system: System, images: np.ndarray, labels: np.ndarray) -> dic
     """How images (N, d) spread over learned prototypes, and how much the nearest prototype tells of the stage.
 
     "usage" is the share of images per prototype, "stage_information" the normalised mutual information of prototype and stage
-    (0 nothing, 1 the same). Empty for a system without learned prototypes. Built in chapter 07_prototype_alignment.
+    (0 nothing, 1 the same). Empty for a system without learned prototypes.
     """
     from sklearn.metrics import normalized_mutual_info_score
 
@@ -140,10 +133,10 @@ def _build(**options: Any):
     return lambda data: MSKPT(data.tokenizer(), image_size=IMAGE_SIZE, **options)
 
 
-def stage_one_plan(scale: Scale, seed: int) -> TrainingPlan:
+def stage_one_plan(scale: Profile, seed: int) -> TrainingConfig:
     """250 steps, or a sixth of the scale's: the screening has fewer phantoms, and stage 2 goes on from here."""
-    steps = max(min(scale.steps, ENOUGH_STEPS), scale.steps // 6)
-    return TrainingPlan(steps, scale.batch_size, 1e-3, precision=scale.precision, seed=seed)
+    steps = max(min(scale.steps, MAX_STEPS), scale.steps // 6)
+    return TrainingConfig(steps, scale.batch_size, 1e-3, precision=scale.precision, seed=seed)
 
 
 for _name, _options in VARIANTS.items():

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from medvlp_lite.experiments.base import IMAGE_SIZE, SPLIT_FRACTIONS, PhantomData, Scale
+from medvlp_lite.experiments.base import IMAGE_SIZE, SPLIT_FRACTIONS, PhantomData, Profile
 from medvlp_lite.phantom.corpus import make_studies
 from medvlp_lite.phantom.patients import ENTITIES
 from medvlp_lite.studies import StudyDataset, split_by_patient
@@ -17,15 +17,15 @@ from medvlp_lite.studies import StudyDataset, split_by_patient
 STAGES = ("stage 0", "stage I", "stage II", "stage III")
 STAGE_SHARES = (0.4, 0.25, 0.2, 0.15)
 COMORBIDITY = 0.08
-ENOUGH_STUDIES = 8000
+MAX_STUDIES = 8000
 
 
-def stage_data(scale: Scale) -> PhantomData:
+def stage_data(scale: Profile) -> PhantomData:
     """The screening's phantoms at a scale, split by patient: 8,000 or a quarter of the scale's, other findings in 8 % each.
 
-    Stages 0 to 3 have the shares 0.40, 0.25, 0.20 and 0.15 among first visits. Built in chapter 07_prototype_alignment.
+    Stages 0 to 3 have the shares 0.40, 0.25, 0.20 and 0.15 among first visits.
     """
-    return _screening(max(min(scale.studies, ENOUGH_STUDIES), scale.studies // 4))
+    return _screening(max(min(scale.studies, MAX_STUDIES), scale.studies // 4))
 
 
 @lru_cache(maxsize=2)
@@ -38,5 +38,5 @@ def _screening(studies: int, seed: int = 0) -> PhantomData:
 
 
 def stages(dataset: StudyDataset) -> np.ndarray:
-    """The stage of every study, int (N,), 0 to 3; -1 where a study has none. Built in chapter 07_prototype_alignment."""
+    """The stage of every study, int (N,), 0 to 3; -1 where a study has none."""
     return dataset.stages

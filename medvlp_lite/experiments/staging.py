@@ -21,9 +21,9 @@ from medvlp_lite.experiments.base import (
     IMAGE_SIZE,
     SPLIT_FRACTIONS,
     Experiment,
+    Log,
     PhantomData,
-    Report,
-    Scale,
+    Profile,
     train_system,
 )
 from medvlp_lite.experiments.prototypes import stage_one_measures, stage_one_plan
@@ -32,10 +32,10 @@ from medvlp_lite.studies import SPLITS, Study, StudyDataset, split_by_patient
 from medvlp_lite.systems.base import System
 from medvlp_lite.systems.mskpt import MSKPT
 from medvlp_lite.systems.mskpt_staging import DISEASE, MSKPTStaging
-from medvlp_lite.training import History, TrainingPlan, train_or_load
+from medvlp_lite.training import History, TrainingConfig, train_or_load
 
 TARGET = 0.8  # share of kept answers that shall be right
-ENOUGH_STEPS = 150
+MAX_STEPS = 150
 ALONE = {"text_weight": 0.0, "data_weight": 0.0}
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 
@@ -61,7 +61,7 @@ def with_labels(dataset: StudyDataset, fraction: float = 1.0, noise: float = 0.0
     """The same studies, of which only a share of each stage keeps its label, and of those a share ``noise`` a neighbour's.
 
     A smaller fraction is a part of a larger one of the same seed. Stage -1 marks no label. Raises ValueError for a fraction
-    outside (0, 1] or noise outside [0, 1]. Built in chapter 08_uncertainty_staging.
+    outside (0, 1] or noise outside [0, 1].
     """
     if not 0 < fraction <= 1 or not 0 <= noise <= 1:
         raise ValueError(f"need 0 < fraction <= 1 and 0 <= noise <= 1, got {fraction} and {noise}")
@@ -78,11 +78,11 @@ def with_labels(dataset: StudyDataset, fraction: float = 1.0, noise: float = 0.0
     return StudyDataset(studies, size=dataset.size, entities=dataset.entities, label_from=dataset.label_from)
 
 
-def own_screening(studies: Sequence[Study], seed: int = 0) -> PhantomData:
+def split_custom(studies: Sequence[Study], seed: int = 0) -> PhantomData:
     """One's own studies, as ``sources.pneumocxr`` loads them, in the three parts that training and measuring take.
 
     The parts are those that every study's ``meta["split"]`` names, else a split by patient. Studies without stage serve in training only.
-    Raises ValueError when a part is empty, a patient stands in two, or a stage is missing in training. Built in chapter 08_uncertainty_staging.
+    Raises ValueError when a part is empty, a patient stands in two, or a stage is missing in training.
     """
     named = [study.meta.get("split") for study in studies]
     splits = split_by_patient(studies, SPLIT_FRACTIONS, seed)
@@ -101,21 +101,21 @@ def own_screening(studies: Sequence[Study], seed: int = 0) -> PhantomData:
     return PhantomData(*(whole.subset(parts[part]) for part in SPLITS), split=splits.fingerprint)
 
 
-def staging_plan(scale: Scale, seed: int, longer: int = 1) -> TrainingPlan:
+def staging_plan(scale: Profile, seed: int, longer: int = 1) -> TrainingConfig:
     """Half of the scale's steps up to 150, or a tenth of them, for every row alike: the encoder has learned already.
 
-    ``longer`` multiplies. Built in chapter 08_uncertainty_staging.
+    ``longer`` multiplies.
     """
-    steps = longer * max(1, min(scale.steps // 2, ENOUGH_STEPS), scale.steps // 10)
-    return TrainingPlan(steps, scale.batch_size, 1e-3, precision=scale.precision, seed=seed)
+    steps = longer * max(1, min(scale.steps // 2, MAX_STEPS), scale.steps // 10)
+    return TrainingConfig(steps, scale.batch_size, 1e-3, precision=scale.precision, seed=seed)
 
 
 def train_staging(
     recipe: Recipe,
     data: PhantomData,
-    scale: Scale,
+    scale: Profile,
     seed: int = 0,
-    report: Report | None = print,
+    log: Log | None = print,
     *,
     teacher: System | None = None,
 ) -> tuple[MSKPTStaging, History]:
@@ -123,7 +123,6 @@ def train_staging(
 
     Stage 1 comes first where the recipe needs it and no ``teacher`` is given.
     Labelled studies are repeated until they are about half of what training draws from; without a teacher the others are left out.
-    Built in chapter 08_uncertainty_staging.
     """
     given = with_labels(data.train, recipe.fraction, recipe.noise, seed)
     labelled, others = np.flatnonzero(stages(given) >= 0), np.flatnonzero(stages(given) < 0)
@@ -133,7 +132,7 @@ def train_staging(
         drawn = np.concatenate([np.tile(labelled, max(1, round(len(others) / len(labelled)))), others])
     options = {"labels": f"{recipe.fraction:.0%}, {recipe.noise:.0%} of them wrong", **recipe.options}
     if recipe.pretrained and teacher is None:
-        teacher, _ = train_system(recipe.pretrained, data, scale, seed, report)
+        teacher, _ = train_system(recipe.pretrained, data, scale, seed, log)
 
     def build() -> MSKPTStaging:
         if not recipe.pretrained:
@@ -145,7 +144,7 @@ def train_staging(
         system = MSKPTStaging(teacher.tokenizer, image_encoder_name=encoder, image_size=IMAGE_SIZE, **size, **options)
         return system.prepare(teacher, known)
 
-    return train_or_load(build, given.subset(drawn), staging_plan(scale, seed, recipe.longer), report=report)
+    return train_or_load(build, given.subset(drawn), staging_plan(scale, seed, recipe.longer), log=log)
 
 
 def doubts(val: tuple[np.ndarray, np.ndarray], probabilities: np.ndarray) -> dict[str, np.ndarray]:
@@ -187,7 +186,7 @@ def measure_doubt(truth: np.ndarray, answers: np.ndarray, val: tuple[np.ndarray,
     for kind, unsure in doubts(val, answers).items():
         coverage, risk = st.risk_coverage(unsure, correct)
         kept = {f"{share:.0%}": 1 - float(risk[np.searchsorted(coverage, share - 1e-9)]) for share in COVERAGES}
-        found[kind] = {"risk_area": float(risk.mean()), "auc": auc(1.0 - correct, unsure), "accuracy_kept": kept}
+        found[kind] = {"aurc": float(risk.mean()), "auc": auc(1.0 - correct, unsure), "accuracy_kept": kept}
     return found
 
 
@@ -267,7 +266,7 @@ def _experiment(recipe: Recipe) -> Experiment:
         lambda data: MSKPTStaging(data.tokenizer(), image_size=IMAGE_SIZE, text_weight=0.0, data_weight=0.0),
         lambda scale, seed: staging_plan(scale, seed, recipe.longer),
         measure_staging,
-        lambda data, scale, seed, report: train_staging(recipe, data, scale, seed, report),
+        lambda data, scale, seed, log: train_staging(recipe, data, scale, seed, log),
         stage_data,
     )
 

@@ -21,7 +21,7 @@ from medvlp_lite.evaluation.grounding import (
     random_maps,
     score_grounding,
 )
-from medvlp_lite.experiments.base import EXPERIMENTS, IMAGE_SIZE, Experiment, PhantomData, Scale, phantom_data
+from medvlp_lite.experiments.base import EXPERIMENTS, IMAGE_SIZE, Experiment, PhantomData, Profile, phantom_data
 from medvlp_lite.phantom.corpus import make_studies
 from medvlp_lite.phantom.patients import ENTITIES, UNSEEN
 from medvlp_lite.reports.knowledge import describe
@@ -30,9 +30,9 @@ from medvlp_lite.systems.base import Query, System
 from medvlp_lite.systems.convirt import ConVIRT
 from medvlp_lite.systems.medklip import MedKLIP
 from medvlp_lite.systems.supervised import Supervised
-from medvlp_lite.training import TrainingPlan
+from medvlp_lite.training import TrainingConfig
 
-ENOUGH_STUDIES, ENOUGH_STEPS = 9000, 1000
+MAX_STUDIES, MAX_STEPS = 9000, 1000
 CROP = 0.5  # chosen on validation phantoms; 0.2 in the official MedKLIP code
 
 
@@ -138,24 +138,24 @@ def _medklip(**options: Any):
     return lambda data: MedKLIP(data.tokenizer(), entities=ENTITIES, image_size=IMAGE_SIZE, **options)
 
 
-def zero_shot_data(scale: Scale) -> PhantomData:
+def zero_shot_data(scale: Profile) -> PhantomData:
     """The scale's phantoms, up to 9,000 of them below the profile "full"."""
-    return phantom_data(max(min(scale.studies, ENOUGH_STUDIES), scale.studies // 4))
+    return phantom_data(max(min(scale.studies, MAX_STUDIES), scale.studies // 4))
 
 
-def _steps(scale: Scale) -> int:
-    return max(min(scale.steps, ENOUGH_STEPS), scale.steps // 2)
+def _steps(scale: Profile) -> int:
+    return max(min(scale.steps, MAX_STEPS), scale.steps // 2)
 
 
-def _plain_plan(learning_rate: float) -> Callable[[Scale, int], TrainingPlan]:
-    return lambda scale, seed: TrainingPlan(
+def _plain_plan(learning_rate: float) -> Callable[[Profile, int], TrainingConfig]:
+    return lambda scale, seed: TrainingConfig(
         _steps(scale), scale.batch_size, learning_rate, precision=scale.precision, seed=seed
     )
 
 
-def _decoder_plan(crop: float) -> Callable[[Scale, int], TrainingPlan]:
+def _decoder_plan(crop: float) -> Callable[[Profile, int], TrainingConfig]:
     """As many images as the baseline sees, in twice the steps: a decoder converges by their number."""
-    return lambda scale, seed: TrainingPlan(
+    return lambda scale, seed: TrainingConfig(
         2 * _steps(scale), scale.batch_size // 2, 1e-3, precision=scale.precision, crop=crop, seed=seed
     )
 

@@ -1,4 +1,7 @@
-"""Maps of an embedding space. A map is a picture, not a measurement: show several seeds and a number beside it."""
+"""Maps of an embedding space. A map is a picture, not a measurement: show several seeds and a number beside it.
+
+Built in chapter 03_contrastive_baseline.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ def project(vectors: np.ndarray, method: str = "tsne", *, seed: int = 0, perplex
     """Vectors (N, d) to points (N, 2) by t-SNE or UMAP on cosine distance.
 
     ``perplexity`` (UMAP: number of neighbours) is lowered when there are too few points. Raises ValueError for an unknown
-    method or fewer than 5 points. Built in chapter 03_contrastive_baseline.
+    method or fewer than 5 points.
     """
     if len(vectors) < 5:
         raise ValueError(f"a map needs at least 5 points, got {len(vectors)}")

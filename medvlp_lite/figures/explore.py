@@ -24,7 +24,7 @@ def explore(frames: Sequence[Any], labels: Sequence[str], *, alt: str, caption: 
 
     ``frames`` are uint8 arrays (H, W) or (H, W, 3), matplotlib figures (closed once drawn) or PNG bytes; ``labels`` are K
     texts, one beside each picture; ``name`` says what the slider changes; ``alt`` describes the picture to who cannot see
-    it. Raises ValueError when a frame is none of these, or when the counts differ. Built in chapter 01_image_report_pairs.
+    it. Raises ValueError when a frame is none of these, or when the counts differ.
     """
     return Explorer((Axis(name, tuple(map(str, labels))),), tuple(map(_png, frames)), alt, caption)
 
@@ -40,7 +40,7 @@ def explore_grid(
 ) -> Explorer:
     """Two sliders over R x C pictures, ``frames[r][c]``, for example severity by finding. Otherwise as ``explore``.
 
-    Raises ValueError when a row does not have C pictures. Built in chapter 01_image_report_pairs.
+    Raises ValueError when a row does not have C pictures.
     """
     for row, pictures in enumerate(frames):
         if len(pictures) != len(column_labels):

@@ -1,4 +1,7 @@
-"""Radiographs with what is known about them drawn on top: masks as outlines, boxes as frames, heat maps as shade."""
+"""Radiographs with what is known about them drawn on top: masks as outlines, boxes as frames, heat maps as shade.
+
+Built in chapter 01_image_report_pairs.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from medvlp_lite.studies import Study
 def draw_study(study: Study, axes: Axes, *, title: str | None = None, outlines: bool = True) -> Axes:
     """One radiograph; every present finding with a mask or boxes is outlined and named in the legend below.
 
-    Image left is the patient's right, as radiologists hang a film. Built in chapter 01_image_report_pairs.
+    Image left is the patient's right, as radiologists hang a film.
     """
     image = study.image
     axes.imshow(image, cmap="gray", vmin=0, vmax=255)
@@ -84,7 +87,7 @@ def draw_heatmap(
 ) -> Axes:
     """A heat map (h, w) of any grid over an image (H, W), cells kept sharp, with the true region outlined.
 
-    The grid is stretched, never smoothed, so that the reader sees how coarse it is. Built in chapter 04_entity_fusion.
+    The grid is stretched, never smoothed, so that the reader sees how coarse it is.
     """
     height, width = image.shape
     axes.imshow(image, cmap="gray", vmin=0, vmax=255)

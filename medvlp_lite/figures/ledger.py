@@ -1,4 +1,7 @@
-"""The ledger of claims: what a paper says, what we measured, and what follows. Shown on the page book/reproduction.md."""
+"""The ledger of claims: what a paper says, what we measured, and what follows. Shown on the page book/reproduction.md.
+
+Built in chapter 03_contrastive_baseline.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ class Claim:
     """One claim of a paper, tested. ``paper`` and ``ours`` are values as text, with spread and unit.
 
     ``verdict`` is one of ``VERDICTS``; ``reason`` says why the values differ; ``chapter`` is the chapter's name, such as
-    "03_contrastive_baseline". Built in chapter 03_contrastive_baseline.
+    "03_contrastive_baseline".
     """
 
     claim: str
@@ -36,7 +39,7 @@ def read_claims(folder: str | Path) -> list[Claim]:
     """All claims under the key "claims" of the JSON records in ``folder``, in the order of file names.
 
     Records without that key are left alone. Raises ValueError naming the file when a claim lacks a field, has an unknown
-    one, or when the file is not JSON. Built in chapter 03_contrastive_baseline.
+    one, or when the file is not JSON.
     """
     claims = []
     for path in sorted(Path(folder).glob("*.json")):
@@ -53,7 +56,7 @@ def read_claims(folder: str | Path) -> list[Claim]:
 def ledger_table(claims: list[Claim], *, book_url: str = "") -> str:
     """The claims as an HTML table, one row each; one plain sentence when there are none.
 
-    ``book_url`` is put before the links to the chapters. Built in chapter 03_contrastive_baseline.
+    ``book_url`` is put before the links to the chapters.
     """
     if not claims:
         return "<p>No claim has been recorded yet.</p>"

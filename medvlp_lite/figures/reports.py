@@ -11,9 +11,9 @@ from html import escape
 import numpy as np
 from matplotlib.axes import Axes
 
-from medvlp_lite.reports.anatomy import vocabulary
 from medvlp_lite.reports.lexicon import load
 from medvlp_lite.reports.sentence import Mention
+from medvlp_lite.reports.vocabulary import vocabulary
 
 STATES = {True: "present", False: "absent", None: "unsure"}
 
@@ -23,7 +23,6 @@ def highlight(report: str, mentions: Iterable[Mention]) -> str:
 
     ``mentions`` are those of this report, with its character offsets. A normal structure is labelled with the findings
     that it excludes; what overlaps is marked once, with all labels. Raises ValueError when a span lies outside the report.
-    Built in chapter 02_reports_to_triplets.
     """
     parts, position = [], 0
     for start, end, labels in _marked(report, mentions):
@@ -80,7 +79,6 @@ def plot_adjacency(matrix: np.ndarray, *, title: str) -> Axes:
     """The label matrix of equation K-3, (51, 75): 1 as an orange plus, 0 as a blue minus, unknown (NaN) left grey.
 
     Only rows and columns with a known cell are named. Raises ValueError on another shape.
-    Built in chapter 02_reports_to_triplets.
     """
     import matplotlib.pyplot as plt
 

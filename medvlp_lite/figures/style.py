@@ -1,4 +1,7 @@
-"""One look for all figures: readable in light and dark pages, and not by colour alone."""
+"""One look for all figures: readable in light and dark pages, and not by colour alone.
+
+Built in chapter 01_image_report_pairs.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ LINES = ("-", "--", "-.", ":")
 
 
 def use_style() -> None:
-    """Opaque white ground, colour-blind-safe palette, no top and right spines. Built in chapter 01_image_report_pairs."""
+    """Opaque white ground, colour-blind-safe palette, no top and right spines."""
     import matplotlib as mpl
     import seaborn as sns
 

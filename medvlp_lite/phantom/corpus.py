@@ -63,7 +63,6 @@ def make_studies(
     where it is present, ground-glass opacity is unknown unless drawn as well. Some patients have two studies, so split by
     patient. ``meta`` holds "patient" (start interventions here), "hedged" (entities the report leaves uncertain) and
     "visit". The other arguments are those of ``sample_patient`` and ``write_report``. Raises ValueError for bad arguments.
-    Built in chapter 01_image_report_pairs.
     """
     if count < 0 or start < 0 or seed < 0 or workers < 1:
         raise ValueError(
@@ -109,7 +108,7 @@ def study_from_patient(
     entities: Sequence[str] = ENTITIES,
     patient_id: str = "",
 ) -> Study:
-    """The Study of one patient, for instance after an intervention. Built in chapter 01_image_report_pairs."""
+    """The Study of one patient, for instance after an intervention."""
     drawn = render(patient, size)
     report = write_report(patient, style=style, mention_rate=mention_rate, entities=entities)
     findings = [

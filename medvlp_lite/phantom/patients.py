@@ -82,7 +82,7 @@ class FindingSpec:
     """What to draw: an entity, how severe ("mild", "moderate", "severe"), on which side and at which position.
 
     ``side`` and ``position`` left out take the entity's usual ones. ``seed`` varies shape and exact place.
-    Raises ValueError for an unknown entity, severity, side or position. Built in chapter 01_image_report_pairs.
+    Raises ValueError for an unknown entity, severity, side or position.
     """
 
     entity: str
@@ -174,7 +174,6 @@ class Patient:
 
     ``findings`` holds at most a few FindingSpec; ``stage`` (0-3) is the pneumoconiosis stage. ``prior`` holds the findings
     of the visit before, None if there was none. Interventions return a new Patient and keep every other random draw.
-    Built in chapter 01_image_report_pairs.
     """
 
     seed: int

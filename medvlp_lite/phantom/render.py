@@ -31,7 +31,6 @@ def render(patient: Patient, size: int = 128) -> Rendered:
     """Draw ``patient`` as a radiograph of ``size`` x ``size`` pixels, with the exact mask of every finding.
 
     The same patient shows the same anatomy at every size from 64 to 1024. Raises ValueError outside that range.
-    Built in chapter 01_image_report_pairs.
     """
     if not 64 <= size <= 1024:
         raise ValueError(f"size must lie in 64..1024, got {size}")

@@ -38,7 +38,7 @@ def write_report(
     ``style`` is "varied" (sections, many phrasings, hedges, comparisons, distractors), "terse" (short notes) or "template"
     (one fixed sentence per finding, nothing hedged). ``mention_rate`` gives the share of present and the average share of
     absent entities that the report speaks of. A sentence such as "The lungs are clear" counts as no mention.
-    Raises ValueError for an unknown style or rates outside [0, 1]. Built in chapter 01_image_report_pairs.
+    Raises ValueError for an unknown style or rates outside [0, 1].
     """
     if style not in STYLES:
         raise ValueError(f"style must be one of {', '.join(STYLES)}, got {style!r}")

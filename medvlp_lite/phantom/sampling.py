@@ -42,7 +42,7 @@ def sample_patient(
     the default 0.12). ``stage_prevalence`` gives the shares of pneumoconiosis stages 0-3 and overrides the prevalence of
     pneumoconiosis. ``entities`` limits what may occur; the unseen disease occurs only when named there. ``healthy`` is a
     share without any finding, beyond those that chance leaves free; the other shares are kept.
-    Raises ValueError for shares outside [0, 1], unknown names or a negative seed. Built in chapter 01_image_report_pairs.
+    Raises ValueError for shares outside [0, 1], unknown names or a negative seed.
     """
     shares = _shares(prevalence, entities)
     stages = _stage_shares(stage_prevalence, prevalence, entities)

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from ..studies import Triplet
-from .anatomy import landmarks, vocabulary
 from .lexicon import load
 from .sections import report_text, sections, sentences
 from .sentence import Mention, anaphoric, read_sentence
+from .vocabulary import landmarks, vocabulary
 
 UNCERTAIN = {"unknown": None, "present": True, "absent": False}
 ANAPHOR = re.compile(r"\s*(?:this|these|it|they|(?:the )?(?:appearance|finding|findings))\b", re.IGNORECASE)
@@ -24,7 +24,6 @@ def mentions(report: str | None) -> list[Mention]:
     """Every finding that a report names, in order, with side, zone, severity, change, cues and character offsets.
 
     A missing report (None or NaN) names none. Raises TypeError on anything else that is no string.
-    Built in chapter 02_reports_to_triplets.
     """
     report = report_text(report)
     out: list[Mention] = []
@@ -50,7 +49,6 @@ class ReportFilter:
     ``uncertain`` says what a hedged finding becomes: "unknown" (None, as MedKLIP leaves it), "present" or "absent".
     ``implied`` keeps what a normal structure excludes ("heart size is normal": no cardiomegaly).
     Raises ValueError on another value; its methods raise TypeError on what is no report, as ``mentions`` does.
-    Built in chapter 02_reports_to_triplets.
     """
 
     def __init__(self, uncertain: str = "unknown", implied: bool = True):
@@ -86,7 +84,7 @@ class ReportFilter:
 
 
 def extract(report: str | None, uncertain: str = "unknown") -> list[Triplet]:
-    """Triplets of a report; see ReportFilter. Built in chapter 02_reports_to_triplets."""
+    """Triplets of a report; see ReportFilter."""
     return ReportFilter(uncertain).extract(report)
 
 
@@ -103,7 +101,6 @@ def adjacency(triplets: Iterable[Triplet], entities: Sequence[str] | None = None
 
     Rows are positions, columns ``entities`` (default: the 75), in MedKLIP's order; one present statement outweighs absent
     ones. A finding without a column of its own name counts for its one of the 75, if that has a column.
-    Built in chapter 02_reports_to_triplets.
     """
     words = vocabulary()
     rows = {name: i for i, name in enumerate(words["positions"])}

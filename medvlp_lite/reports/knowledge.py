@@ -27,7 +27,7 @@ def describe(entity: str) -> str:
     """How an entity looks on a chest radiograph, in a sentence.
 
     Knows MedKLIP's 75 entities, the findings of the phantom, covid-19 and pneumoconiosis; any other finding of the lexicon
-    gets its entity's description. Raises ValueError on an unknown name. Built in chapter 02_reports_to_triplets.
+    gets its entity's description. Raises ValueError on an unknown name.
     """
     entities = base()["entities"]
     if entity in entities:
@@ -41,7 +41,7 @@ def describe(entity: str) -> str:
 def explain(category: str) -> str:
     """The visual attributes of one of MedFILIP's 61 categories, in a sentence (equation F-3).
 
-    Raises ValueError on another category. Built in chapter 02_reports_to_triplets.
+    Raises ValueError on another category.
     """
     categories = base()["categories"]
     if category not in categories:
@@ -65,7 +65,6 @@ def structured_label(
 
     ``template`` "paper": "mild left pleural effusion, where effusion is ..."; "code": "mild left pleural effusion. ...".
     Missing slots are left out; a category without an explanation stands alone. Raises ValueError on another template.
-    Built in chapter 02_reports_to_triplets.
     """
     if template not in TEMPLATES:
         raise ValueError(f"template must be one of {TEMPLATES}, got {template!r}")

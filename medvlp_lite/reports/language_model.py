@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..studies import Triplet
-from .anatomy import landmarks
 from .filter import UNCERTAIN
 from .sections import report_text
 from .sentence import Mention, read_sentence
+from .vocabulary import landmarks
 
 PROMPT = """You turn a chest X-ray report into a list of findings.
 Go through the report one sentence after the other. For each finding write one line with four groups in braces:
@@ -61,7 +61,7 @@ def parse(answer: str, report: str = "", uncertain: str = "unknown") -> Answer:
 
     Repaired: code fences, trailing commas, case, placeholders (NA, mask, none), slots in the wrong order, synonyms and plurals, two
     findings in one slot. ``report`` gives spans where the finding's words occur in it. Raises ValueError only for a wrong
-    ``uncertain``. Built in chapter 02_reports_to_triplets.
+    ``uncertain``.
     """
     if uncertain not in UNCERTAIN:
         raise ValueError(f"uncertain must be one of {sorted(UNCERTAIN)}, got {uncertain!r}")
@@ -202,7 +202,6 @@ class LanguageModelFilter:
 
     ``generate`` is any function from prompt to answer, or a transformers text-generation pipeline. ``refused`` holds one
     sentence for each part of the last answer that could not be used. Raises ValueError for a wrong ``uncertain``.
-    Built in chapter 02_reports_to_triplets.
     """
 
     def __init__(self, generate: Callable[[str], Any], uncertain: str = "unknown", prompt: str = PROMPT):

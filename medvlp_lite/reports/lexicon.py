@@ -53,10 +53,7 @@ class Concept:
 
 @dataclass
 class Lexicon:
-    """Phrases with their meanings, and for each first lemma the phrase lengths to try, longest first; see ``load``.
-
-    Built in chapter 02_reports_to_triplets.
-    """
+    """Phrases with their meanings, and for each first lemma the phrase lengths to try, longest first; see ``load``."""
 
     concepts: dict[str, Concept]
     observations: dict[str, dict[str, str]]

@@ -99,10 +99,10 @@ def _pieces(report: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     yield start, end
 
 
-def describing_text(report: str | None) -> str:
+def findings_text(report: str | None) -> str:
     """The report without indication, comparison and technique: what a text encoder should read of it.
 
-    Raises TypeError as ``report_text`` does. Built in chapter 03_contrastive_baseline.
+    Raises TypeError as ``report_text`` does.
     """
     report = report_text(report)
     return " ".join(" ".join(report[start:end].split()) for start, end in sections(report))

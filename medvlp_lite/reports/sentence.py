@@ -51,7 +51,7 @@ class Mention(NamedTuple):
     ``concept`` is the finding's name, ``entity`` its place among MedKLIP's 75, ``category`` among MedFILIP's 61 or "".
     ``present`` is True, False or None. ``negation`` and ``hedge`` are the cues; ``strength`` of a hedge is "probable"
     (counts as present), "possible" or "alternative" (both None). ``implied``: not named, but excluded by a normal structure.
-    ``span`` and ``sentence`` are character offsets. Built in chapter 02_reports_to_triplets.
+    ``span`` and ``sentence`` are character offsets.
     """
 
     concept: str

@@ -62,7 +62,7 @@ def reported_labels(report: str, categories: tuple[str, ...]) -> tuple[Label, ..
     """The structured labels that the report filter finds: present, of a known category, each once (F-1).
 
     A finding counts under its own name if that is a category, else under the category it belongs to; a missing severity or
-    location stays out. Built in chapter 06_similarity_labels.
+    location stays out.
     """
     labels = []
     for triplet in extract(report):
@@ -74,7 +74,7 @@ def reported_labels(report: str, categories: tuple[str, ...]) -> tuple[Label, ..
 
 
 def true_labels(findings: Sequence[Finding], categories: Sequence[str]) -> tuple[Label, ...]:
-    """The same from what is really there: "severity, side and position, entity". Built in chapter 06_similarity_labels."""
+    """The same from what is really there: "severity, side and position, entity"."""
     labels = [
         Label(finding.severity, " ".join(word for word in (finding.side, finding.position) if word) or None, finding.entity)
         for finding in findings
@@ -84,11 +84,11 @@ def true_labels(findings: Sequence[Finding], categories: Sequence[str]) -> tuple
 
 
 @lru_cache(maxsize=1_000_000)
-def label_nearness(one: Label, other: Label) -> float:
+def ontology_similarity(one: Label, other: Label) -> float:
     """How near two labels are, in [0, 1]: 1 for equal ones, 0 for unrelated categories.
 
     The product of category (1 equal, 0.3 of one family, 0 else), severity (1, 0.6 or 0.2 for 0, 1 or 2 grades apart), side and
-    zone (1 equal, 0.5 disjoint); a slot that one label leaves out counts 0.75. Built in chapter 06_similarity_labels.
+    zone (1 equal, 0.5 disjoint); a slot that one label leaves out counts 0.75.
     """
     if one == other:
         return 1.0
@@ -100,9 +100,11 @@ def label_nearness(one: Label, other: Label) -> float:
     return category * _severity(one, other) * _overlap(_sides, one, other) * _overlap(_zones, one, other)
 
 
-def label_nearness_matrix(labels: Sequence[Label]) -> np.ndarray:
-    """``label_nearness`` of every label with every other: float (M, M). Built in chapter 06_similarity_labels."""
-    return np.asarray([[label_nearness(one, other) for other in labels] for one in labels]).reshape(2 * (len(labels),))
+def ontology_similarity_matrix(labels: Sequence[Label]) -> np.ndarray:
+    """``ontology_similarity`` of every label with every other: float (M, M)."""
+    return np.asarray([[ontology_similarity(one, other) for other in labels] for one in labels]).reshape(
+        2 * (len(labels),)
+    )
 
 
 def _severity(one: Label, other: Label) -> float:

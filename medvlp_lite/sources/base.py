@@ -1,4 +1,7 @@
-"""What every loader shares: its answer, the sentence it fails with, and how tables and image folders are read."""
+"""What every loader shares: its answer, the sentence it fails with, and how tables and image folders are read.
+
+Built in chapter 01_image_report_pairs.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,10 @@ class SourceError(ValueError):
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadResult:
     """What a loader returns: the studies, what it left out and why, and what it kept but a reader should know.
 
-    ``skipped`` and ``notes`` map a reason to a count. Built in chapter 01_image_report_pairs.
+    ``skipped`` and ``notes`` map a reason to a count.
     """
 
     source: str
@@ -52,12 +55,12 @@ class Loaded:
         return len(self.studies)
 
 
-def loaded(source: str, studies: list[Study], skipped: Counter, notes: Counter) -> Loaded:
+def loaded(source: str, studies: list[Study], skipped: Counter, notes: Counter) -> LoadResult:
     """Put a loader's answer together. Raises SourceError when not one study is left."""
     if not studies:
         reasons = ", ".join(f"{reason} {count}" for reason, count in skipped.items()) or "its tables have no rows"
         raise SourceError(f"{source}: no study could be loaded ({reasons}); check that the set's folder is complete")
-    return Loaded(source, studies, dict(skipped), dict(notes))
+    return LoadResult(source, studies, dict(skipped), dict(notes))
 
 
 def read_rows(

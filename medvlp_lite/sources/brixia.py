@@ -1,6 +1,8 @@
 """Brixia scores: how severe the opacities are in each of six lung zones, read twice, on images of the COVID collection.
 
 Signoroni et al., BS-Net, Medical Image Analysis 2021;71:102046. Annotations CC BY-NC-SA 4.0.
+
+Built in chapter 01_image_report_pairs.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from medvlp_lite.sources import covid
-from medvlp_lite.sources.base import Loaded, SourceError, image_files, loaded, read_rows
+from medvlp_lite.sources.base import LoadResult, SourceError, image_files, loaded, read_rows
 from medvlp_lite.sources.registry import find, locate
 from medvlp_lite.studies import SEVERITIES, Finding, Study, read_image
 
@@ -52,13 +54,12 @@ def zone_findings(scores: dict[str, int]) -> tuple[Finding, ...]:
     )
 
 
-def load(root: Path | str | None = None, *, covid_root: Path | str | None = None, reader: str = "senior") -> Loaded:
+def load(root: Path | str | None = None, *, covid_root: Path | str | None = None, reader: str = "senior") -> LoadResult:
     """Load the studies of the COVID collection that carry Brixia scores.
 
     ``meta["brixia"]`` holds ``{"senior": {"A": 0..3, ..., "F": 0..3, "global": 0..18}, "junior": {...}}``: zones A-C are the
     patient's right lung from top to bottom, D-F the left. ``reader`` says whose scores become the findings "opacity", one
     per zone. Rows whose image is not at hand are skipped and counted. Raises SourceError naming file and line.
-    Built in chapter 01_image_report_pairs.
     """
     if reader not in READERS:
         raise ValueError(f"reader must be 'senior' or 'junior', got {reader!r}")

@@ -1,6 +1,8 @@
 """The ieee8023 COVID-19 image data collection: radiographs with notes, lung masks, lung boxes and severity scores.
 
 Cohen et al., arXiv:2003.11597 (collection), 2005.11856 (severity); Selvan et al., 2005.10052 (model-made lung masks).
+
+Built in chapter 01_image_report_pairs.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from medvlp_lite.sources.base import Loaded, SourceError, image_files, loaded, number, read_rows
+from medvlp_lite.sources.base import LoadResult, SourceError, image_files, loaded, number, read_rows
 from medvlp_lite.sources.registry import locate
 from medvlp_lite.studies import Box, Finding, Study, read_image
 
@@ -90,7 +92,7 @@ def findings_from(paths: Sequence[tuple[str, ...]], known: Iterable[tuple[str, .
 def read_lung_mask(archive: Path | None, member: str | Path, image: Path) -> np.ndarray:
     """A lung mask as bool (H, W) at the size of ``image``; from a zip archive, or from a file when ``archive`` is None.
 
-    Raises ValueError naming the file when it cannot be read. Built in chapter 01_image_report_pairs.
+    Raises ValueError naming the file when it cannot be read.
     """
     from PIL import Image
 
@@ -182,7 +184,7 @@ def load(
     views: Sequence[str] | None = FRONTAL,
     require_image: bool = True,
     masks: bool = True,
-) -> Loaded:
+) -> LoadResult:
     """Load the radiographs of the collection, grouped by patient, each patient's in the order of time (``offset`` days).
 
     ``views`` keeps these views (None: every one, also lateral and unstated); CT is always left out. Rows without a file
@@ -190,7 +192,7 @@ def load(
     (``todo``) have none. ``report`` holds the clinical notes: see ``meta["leakage"]``. ``licence`` and ``url`` differ per
     image. ``meta["lung_mask"]`` (human) and ``meta["model_lung_mask"]`` (made by a model, no ground truth) are functions
     that return bool (H, W); ``masks=False`` leaves them out and saves a second. ``meta["lung_boxes"]``, ``["severity"]``
-    are there where annotated. Raises SourceError naming file and line. Built in chapter 01_image_report_pairs.
+    are there where annotated. Raises SourceError naming file and line.
     """
     root = locate("covid", root)
     skipped, notes = Counter(), Counter()

@@ -40,18 +40,18 @@ class RemoteFile:
     images: bool = False
 
 
-def fetch_files(files: Iterable[RemoteFile], folder: Path, *, report: Callable[[str], None] = print) -> None:
+def fetch_files(files: Iterable[RemoteFile], folder: Path, *, log: Callable[[str], None] = print) -> None:
     """Download each file into ``folder`` unless it is there already. Raises SourceError naming the address."""
     for file in files:
         sums = _read_sums(folder)
         if _left_as_is(file, folder, sums):
-            report(f"{file.name}: already here")
+            log(f"{file.name}: already here")
             continue
-        path = _download(file, folder, file.sha256 or sums.get(file.name), report)
+        path = _download(file, folder, file.sha256 or sums.get(file.name), log)
         sums[file.name] = _sha256(path)
-        report(f"{file.name}: sha256 {sums[file.name]}")
+        log(f"{file.name}: sha256 {sums[file.name]}")
         if file.unpack_to:
-            report(f"{file.name}: unpacking")
+            log(f"{file.name}: unpacking")
             unpack(path, folder / file.unpack_to, strip_top=file.strip_top)
             path.unlink()
         _write_sums(folder, sums)
@@ -95,13 +95,13 @@ def unpack(archive: Path, target: Path, *, strip_top: bool = False) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _download(file: RemoteFile, folder: Path, sha256: str | None, report: Callable[[str], None]) -> Path:
+def _download(file: RemoteFile, folder: Path, sha256: str | None, log: Callable[[str], None]) -> Path:
     import pooch
     import requests
 
     path = folder / file.name
     pooch.get_logger().setLevel("WARNING")
-    stream = _Stream(folder / f"{file.name}.part", report)
+    stream = _Stream(folder / f"{file.name}.part", log)
     try:
         pooch.retrieve(file.url, sha256 and f"sha256:{sha256}", path.name, path.parent, downloader=stream)
     except requests.HTTPError as error:
@@ -129,8 +129,8 @@ class _Stream:
     beside ``part``); without such a mark nothing is kept.
     """
 
-    def __init__(self, part: Path, report: Callable[[str], None]):
-        self.part, self.report = part, report
+    def __init__(self, part: Path, log: Callable[[str], None]):
+        self.part, self.log = part, log
         self.mark = part.with_name(part.name + ".mark")
 
     def __call__(self, url: str, output_file: str, _pooch: object, check_only: bool = False) -> None:
@@ -152,7 +152,7 @@ class _Stream:
             except requests.RequestException as error:
                 if attempt == ATTEMPTS or isinstance(error, requests.HTTPError):
                     raise
-                self.report(f"{self.part.stem}: interrupted ({_cause(error)}), trying again")
+                self.log(f"{self.part.stem}: interrupted ({_cause(error)}), trying again")
                 time.sleep(0.2 * attempt)
 
     def _forget(self) -> None:
@@ -178,7 +178,7 @@ class _Stream:
                 self._note_mark(answer.headers)
             total = have + int(answer.headers.get("Content-Length", 0)) or None
             with open(self.part, "ab" if have else "wb") as file:
-                progress = _Progress(self.part.stem, have, total, self.report)
+                progress = _Progress(self.part.stem, have, total, self.log)
                 for chunk in answer.iter_content(1 << 14):
                     file.write(chunk)
                     have += len(chunk)
@@ -197,8 +197,8 @@ class _Stream:
 class _Progress:
     """A plain line every few seconds: readable on any terminal, in a log and in a notebook."""
 
-    def __init__(self, name: str, have: int, total: int | None, report: Callable[[str], None], every_s: float = 5.0):
-        self.name, self.total, self.report, self.every_s = name, total, report, every_s
+    def __init__(self, name: str, have: int, total: int | None, log: Callable[[str], None], every_s: float = 5.0):
+        self.name, self.total, self.log, self.every_s = name, total, log, every_s
         self.began, self.first, self.told = time.monotonic(), have, time.monotonic()
 
     def at(self, have: int, last: bool = False) -> None:
@@ -208,7 +208,7 @@ class _Progress:
         self.told = now
         speed = (have - self.first) / max(now - self.began, 1e-3) / 1e6
         share = f" of {self.total / 1e6:.1f} MB ({100 * have // self.total}%)" if self.total else " MB"
-        self.report(f"{self.name}: {have / 1e6:.1f}{share}, {speed:.1f} MB/s")
+        self.log(f"{self.name}: {have / 1e6:.1f}{share}, {speed:.1f} MB/s")
 
 
 def _sha256(path: Path) -> str:

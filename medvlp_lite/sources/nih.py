@@ -1,6 +1,8 @@
 """NIH ChestX-ray14: 14 text-mined labels per radiograph, radiologists' boxes on a few hundred of them.
 
 Wang et al., ChestX-ray8, CVPR 2017, 3462-3471. Data provider: NIH Clinical Center.
+
+Built in chapter 01_image_report_pairs.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from medvlp_lite.sources.base import Loaded, SourceError, image_files, loaded, number, read_rows
+from medvlp_lite.sources.base import LoadResult, SourceError, image_files, loaded, number, read_rows
 from medvlp_lite.sources.registry import locate
 from medvlp_lite.studies import Box, Finding, Study, read_image
 
@@ -104,13 +106,13 @@ def _findings(labels: list[str], boxes: dict[str, tuple[Box, ...]]) -> tuple[Fin
     )
 
 
-def load(root: Path | str | None = None, *, split: str | None = None, require_image: bool = True) -> Loaded:
+def load(root: Path | str | None = None, *, split: str | None = None, require_image: bool = True) -> LoadResult:
     """Load NIH ChestX-ray14.
 
     Every study has all 14 findings, present or absent as mined from its report (``meta["labels_from"]``); a radiologist's
     box hangs on the finding it shows. ``split`` is None (all), "train_val" or "test": the official lists. Rows without an
     image file are skipped and counted unless ``require_image`` is False. Files match by stem, so jpg serves for png.
-    Raises SourceError naming file and line. Built in chapter 01_image_report_pairs.
+    Raises SourceError naming file and line.
     """
     if split not in (None, *_SPLIT_FILES):
         raise ValueError(f"split must be None, 'train_val' or 'test', got {split!r}")

@@ -2,6 +2,8 @@
 
 Demner-Fushman et al., JAMIA 2016;23(2):304-310. Reports as XML (a folder, or the .tgz archive read without unpacking)
 or as the two CSV tables ``indiana_reports.csv`` and ``indiana_projections.csv``; images are optional.
+
+Built in chapter 01_image_report_pairs.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from medvlp_lite.sources.base import Loaded, SourceError, image_files, loaded, natural, read_rows
+from medvlp_lite.sources.base import LoadResult, SourceError, image_files, loaded, natural, read_rows
 from medvlp_lite.sources.registry import locate
 from medvlp_lite.studies import Finding, Study, read_image
 
@@ -60,7 +62,7 @@ class Coding:
 def parse_mesh(term: str) -> Coding:
     """Parse one coded term such as ``Opacity/lung/upper lobe/right/streaky``; a head may contain a comma.
 
-    Raises ValueError on a term without a head. Built in chapter 01_image_report_pairs.
+    Raises ValueError on a term without a head.
     """
     head, *qualifiers = (" ".join(part.split()).lower() for part in term.split("/"))
     if not head:
@@ -271,14 +273,14 @@ def _study(record: _Record, views: dict[str, list[tuple[str, str]]], index: dict
     )
 
 
-def load(root: Path | str | None = None, *, form: str = "auto", keep_empty: bool = False) -> Loaded:
+def load(root: Path | str | None = None, *, form: str = "auto", keep_empty: bool = False) -> LoadResult:
     """Load the Open-i reports, with one frontal image each where images are there.
 
     ``root`` is the set's folder, a folder that contains it, or the report archive itself; by default it is looked for
     in ``MEDVLP_DATA``. ``form`` is "xml", "csv" or "auto" (XML if there is any). Reports with neither findings nor
     impression are skipped and counted unless ``keep_empty``. Findings are the human codings, present ones only: what is
     not coded is unknown. Each ``uid`` counts as one patient; the set does not say which examinations share one.
-    Raises SourceError naming the file. Built in chapter 01_image_report_pairs.
+    Raises SourceError naming the file.
     """
     if form not in ("auto", "xml", "csv"):
         raise ValueError(f"form must be 'auto', 'xml' or 'csv', got {form!r}")

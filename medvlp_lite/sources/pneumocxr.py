@@ -1,6 +1,8 @@
 """A user's own pneumoconiosis radiographs with reports and stages, laid out as the private PneumoCXR set might be.
 
 Ren et al., Journal of X-Ray Science and Technology 2025. The set itself is not public; this is the layout to bring one's own in.
+
+Built in chapter 08_uncertainty_staging.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from medvlp_lite.sources.base import Loaded, SourceError, loaded, read_rows
+from medvlp_lite.sources.base import LoadResult, SourceError, loaded, read_rows
 from medvlp_lite.sources.registry import locate
 from medvlp_lite.studies import SEVERITIES, SPLITS, Finding, Study, read_image
 
@@ -29,14 +31,14 @@ def stage_of(text: str) -> int | None:
     return STAGES[word]
 
 
-def load(root: Path | str | None = None, *, require_image: bool = True) -> Loaded:
+def load(root: Path | str | None = None, *, require_image: bool = True) -> LoadResult:
     """Load a folder with ``pneumocxr.csv`` and the images that it names.
 
     Columns: ``image`` (a path inside the folder, also looked for in ``images/``), ``patient``, ``stage`` (0 to 3, or empty where
     unknown), ``report`` (may be empty). Optional: ``split`` (train, val or test), ``view``, ``licence``, and one column
     for each reader, ``reader_...``, with the stage that this reader gave. The stage also becomes the finding "pneumoconiosis", absent at 0,
     else mild, moderate or severe. ``meta`` holds "split" and "readers" (name -> stage). Rows without an image file are skipped
-    and counted. Raises SourceError naming file and line. Built in chapter 08_uncertainty_staging.
+    and counted. Raises SourceError naming file and line.
     """
     root = locate("pneumocxr", root)
     studies: list[Study] = []

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from medvlp_lite.sources.base import Loaded, SourceError, read_rows
+from medvlp_lite.sources.base import LoadResult, SourceError, read_rows
 from medvlp_lite.sources.download import RemoteFile, fetch_files
 
 _OPENI = "https://openi.nlm.nih.gov/imgs/collections"
@@ -252,24 +252,24 @@ def count(name: str, folder: Path) -> int | None:
     return None
 
 
-def load(name: str, root: Path | str | None = None, **options: object) -> Loaded:
+def load(name: str, root: Path | str | None = None, **options: object) -> LoadResult:
     """Load a set by its name, with its module's options. Raises SourceError for an unknown name."""
     return import_module(f"medvlp_lite.sources.{entry_of(name).name}").load(root, **options)
 
 
-def fetch(name: str, *, images: bool = False, report: Callable[[str], None] = print) -> Path:
+def fetch(name: str, *, images: bool = False, log: Callable[[str], None] = print) -> Path:
     """Download what the set's home gives without a form into ``data_root()``, verified and resumable.
 
     ``images`` also takes the large image archives. What is there already is left alone. Raises SourceError when a
-    download fails, or when the set's tables must be fetched by hand (how, ``report`` has said before).
+    download fails, or when the set's tables must be fetched by hand (how, ``log`` has said before).
     """
     entry, found = entry_of(name), find(name)
     if entry.by_hand and not found:
-        report(f"The tables of {entry.title} must be fetched by hand: {entry.instruction}, in {data_root()}")
+        log(f"The tables of {entry.title} must be fetched by hand: {entry.instruction}, in {data_root()}")
     wanted = [file for file in entry.files if images or not file.images]
     if found:
         wanted = [file for file in wanted if file.unpack_to != "."]
-    fetch_files(wanted, found or data_root() / entry.folders[0], report=report)
+    fetch_files(wanted, found or data_root() / entry.folders[0], log=log)
     folder = find(name)
     if folder is None:
         raise SourceError(f"{entry.title} is not complete before its tables are fetched by hand from {entry.home}")

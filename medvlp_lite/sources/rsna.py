@@ -1,6 +1,8 @@
 """RSNA pneumonia detection challenge 2018: radiologists' boxes around lung opacities, on images of ChestX-ray14.
 
 Shih et al., Radiology: Artificial Intelligence 2019;1:e180041.
+
+Built in chapter 01_image_report_pairs.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medvlp_lite.sources.base import IMAGE_SUFFIXES, Loaded, SourceError, image_files, loaded, number, read_rows
+from medvlp_lite.sources.base import IMAGE_SUFFIXES, LoadResult, SourceError, image_files, loaded, number, read_rows
 from medvlp_lite.sources.registry import locate
 from medvlp_lite.studies import Box, Finding, Study, read_image
 
@@ -101,14 +103,14 @@ def _boxes(path: Path) -> dict[str, tuple[Box, ...]]:
     return boxes
 
 
-def load(root: Path | str | None = None, *, require_image: bool = True) -> Loaded:
+def load(root: Path | str | None = None, *, require_image: bool = True) -> LoadResult:
     """Load the RSNA pneumonia challenge: one study per image, with finding "opacity" present with its boxes, or absent.
 
     The official ``patientId`` names an image. ``rsna_to_nih.csv`` (columns ``patientId,Image Index``) or RSNA's own mapping
     file tells which NIH image it is: the study then carries the NIH patient's id, so that a split by patient keeps the
     twins together; without it the study counts as its own patient, and ``notes`` says how many do. Images are png, jpg or
     DICOM (needs pydicom).
-    Raises SourceError naming file and line. Built in chapter 01_image_report_pairs.
+    Raises SourceError naming file and line.
     """
     root = locate("rsna", root)
     folder = root / "stage_2_train_images"

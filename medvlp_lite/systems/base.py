@@ -1,4 +1,7 @@
-"""The one interface that every system offers, so that all of them meet the same test in one run."""
+"""The one interface that every system offers, so that all of them meet the same test in one run.
+
+Built in chapter 03_contrastive_baseline.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ NORMAL = ("No acute cardiopulmonary abnormality.", "The lungs are clear.", "Norm
 class Query:
     """What is asked of an image: a name, sentences that affirm it, sentences to compare them with, and a description.
 
-    Each system uses the part its paper uses. Built in chapter 03_contrastive_baseline.
+    Each system uses the part its paper uses.
     """
 
     name: str
@@ -46,7 +49,7 @@ def _sentence(template: str, name: str) -> str:
 
 @dataclass
 class LossTerms:
-    """Named scalar loss terms and their weights; a term without a weight counts once. Built in chapter 03_contrastive_baseline."""
+    """Named scalar loss terms and their weights; a term without a weight counts once."""
 
     terms: dict[str, torch.Tensor]
     weights: dict[str, float] = field(default_factory=dict)
@@ -61,7 +64,7 @@ class System(nn.Module, ABC):
     """A vision-language system: one loss to train it and four ways to ask it something.
 
     A subclass sets ``config`` (a plain dict that rebuilds it) and ``tokenizer`` and defines the abstract methods.
-    Images are (B, 1, H, W) in [0, 1]. Built in chapter 03_contrastive_baseline.
+    Images are (B, 1, H, W) in [0, 1].
     """
 
     registry: ClassVar[dict[str, type[System]]] = {}
@@ -101,7 +104,7 @@ class System(nn.Module, ABC):
         """Local features before any projection (B, C, h, w), of images prepared as the system does: what a probe reads."""
         return self.image_encoder(images)
 
-    def learning_rates(self) -> dict[str, float]:
+    def lr_multipliers(self) -> dict[str, float]:
         """Multiples of the plan's learning rate, for parameters whose name begins so; weight decay stays as it is."""
         return {}
 

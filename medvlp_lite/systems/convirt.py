@@ -1,4 +1,7 @@
-"""The baseline: contrast whole images with whole reports, after ConVIRT and CLIP (equation C-1)."""
+"""The baseline: contrast whole images with whole reports, after ConVIRT and CLIP (equation C-1).
+
+Built in chapter 03_contrastive_baseline.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from torch import nn
 from medvlp_lite.components.contrastive import cosine_matrix, gather_pairs, info_nce
 from medvlp_lite.encoders.image import image_encoder
 from medvlp_lite.encoders.text import ReportTokenizer, TextEncoder, masked_mean
-from medvlp_lite.reports.sections import describing_text
+from medvlp_lite.reports.sections import findings_text
 from medvlp_lite.studies import Batch
 from medvlp_lite.systems.base import LossTerms, Query, System
 
@@ -22,7 +25,6 @@ class ConVIRT(System):
 
     ``temperature`` is learned from its starting value (log scale, kept in [0.01, 1]). The image vector is the mean of the
     projected local features, so that each local feature can be compared with a sentence: that is the heat map.
-    Built in chapter 03_contrastive_baseline.
     """
 
     name = "convirt"
@@ -70,11 +72,11 @@ class ConVIRT(System):
         return F.normalize(self.text_projection(masked_mean(*self.text_encoder(texts))), dim=-1)
 
     def loss(self, batch: Batch) -> LossTerms:
-        texts = [describing_text(report) for report in batch.reports]
+        texts = [findings_text(report) for report in batch.reports]
         images, texts = gather_pairs(self.embed_images(batch.images)), gather_pairs(self.embed_texts(texts))
         return LossTerms({"contrastive": info_nce(cosine_matrix(images, texts), self.temperature)})
 
-    def directions(self, queries: Sequence[Query]) -> torch.Tensor:
+    def class_embeddings(self, queries: Sequence[Query]) -> torch.Tensor:
         """One direction per query (Q, dim): the mean of its affirming sentences minus the mean of those compared with."""
         return torch.stack([self._mean_text(query.positive) - self._mean_text(query.negative) for query in queries])
 
@@ -84,8 +86,8 @@ class ConVIRT(System):
         return F.normalize(self.embed_texts(sentences).mean(dim=0), dim=0)
 
     def score(self, images: torch.Tensor, queries: Sequence[Query]) -> torch.Tensor:
-        return self.embed_images(images) @ self.directions(queries).t()
+        return self.embed_images(images) @ self.class_embeddings(queries).t()
 
     def heatmap(self, images: torch.Tensor, queries: Sequence[Query]) -> torch.Tensor:
         local = F.normalize(self.local_features(images), dim=-1)
-        return torch.einsum("bhwd,qd->bqhw", local, self.directions(queries))
+        return torch.einsum("bhwd,qd->bqhw", local, self.class_embeddings(queries))

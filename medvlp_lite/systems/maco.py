@@ -1,4 +1,7 @@
-"""MaCo: contrast masked views with reports, weighted by which patches were visible, and draw what was hidden (M-1 to M-11)."""
+"""MaCo: contrast masked views with reports, weighted by which patches were visible, and draw what was hidden (M-1 to M-11).
+
+Built in chapter 05_masked_contrastive.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +34,9 @@ from medvlp_lite.components.reconstruction import (
 )
 from medvlp_lite.encoders.image import ViTEncoder, standardise
 from medvlp_lite.encoders.text import ReportTokenizer, TextEncoder, masked_mean
-from medvlp_lite.reports.sections import describing_text
+from medvlp_lite.reports.sections import findings_text
 from medvlp_lite.studies import Batch
 from medvlp_lite.systems.base import LossTerms, Query, System
-from medvlp_lite.systems.maco_official import from_official
-
-__all__ = ["MaCo", "from_official", "shuffled_sentences"]
 
 TRACE_ROWS = 32
 CHOICES = {
@@ -60,7 +60,7 @@ class MaCo(System):
     small as the encoder takes them, as the official evaluation feeds them. ``tau_w`` and ``smooth_sigma`` draw heat maps (M-10), None weights no patch.
     ``score_rate`` multiplies the FC layer's learning rate. ``trace_every`` > 0 keeps its weights every so many training
     steps, for ``weights_by_step``; once 32 are kept, every other one goes and the interval doubles. ``warm_start`` says which weights it began from.
-    Raises ValueError for an unknown choice or an impossible number. Built in chapter 05_masked_contrastive.
+    Raises ValueError for an unknown choice or an impossible number.
     """
 
     name = "maco"
@@ -84,7 +84,7 @@ class MaCo(System):
         downsample: int = 2,
         mask_ratio: float = 0.5,
         block: int = 1,
-        normalise_patches: bool = False,
+        norm_pix_loss: bool = False,
         lambda_mode: str = "paper",
         lam: float = 0.9,
         temperature: float = 0.03,
@@ -140,7 +140,7 @@ class MaCo(System):
         for part in unused:
             part.requires_grad_(False)
 
-    def learning_rates(self) -> dict[str, float]:
+    def lr_multipliers(self) -> dict[str, float]:
         return {"importance_score.": self.config["score_rate"]}
 
     def loss(self, batch: Batch) -> LossTerms:
@@ -157,10 +157,10 @@ class MaCo(System):
             target = standardise(images if config["hr"] else small).expand(-1, config["channels"], -1, -1)
             terms["reconstruction"] = reconstruction_loss(
                 self.decoder(tokens, visible), patchify(target, self.target_patch), seen,
-                normalise_patches=config["normalise_patches"],
+                norm_pix_loss=config["norm_pix_loss"],
             )  # fmt: skip
         if config["contrastive"]:
-            texts = [describing_text(report) for report in batch.reports]
+            texts = [findings_text(report) for report in batch.reports]
             if config["sentences"] != "all":
                 texts = [shuffled_sentences(text, empty=config["sentences"] == "code") for text in texts]
             terms["contrastive"] = self.contrast(
@@ -273,7 +273,7 @@ class MaCo(System):
         tokens = self.image_encoder(self._small(images), visible)
         return self.image_projection(tokens).mean(dim=1)
 
-    def drawing(self, images: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+    def reconstruct(self, images: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         """What the decoder draws from the visible patches (B, Ns) alone, in standardised grey (B, channels, H, W).
 
         H is the full image's side with ``hr``, else that of the image the encoder sees.
@@ -286,7 +286,7 @@ def shuffled_sentences(report: str, empty: bool = False) -> str:
     """Some of the report's sentences in random order: split at full stops, shuffled, the first k of n kept, k uniform in 1..n.
 
     Pieces that are empty or say "none" are dropped first; with ``empty`` they count among the n and are dropped last, as in
-    the released code, so that the answer may be empty. Built in chapter 05_masked_contrastive.
+    the released code, so that the answer may be empty.
     """
     pieces = [part.strip() for part in report.split(".")]
     pieces = pieces if empty else _said(pieces)

@@ -1,11 +1,13 @@
-"""MedFILIP: structured labels from reports, categories explained in words, soft labels from their similarity (F-1 to F-10)."""
+"""MedFILIP: structured labels from reports, categories explained in words, soft labels from their similarity (F-1 to F-10).
+
+Built in chapter 06_similarity_labels.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -13,23 +15,22 @@ from torch import nn
 
 from medvlp_lite.components import similarity_labels as soft
 from medvlp_lite.components.contrastive import cosine_matrix, gather_pairs
-from medvlp_lite.encoders.clip_text import CLIPText, clip_tokenizer
-from medvlp_lite.encoders.descriptions import WordVectors
-from medvlp_lite.encoders.image import GREY_MEAN, GREY_STD, image_encoder
-from medvlp_lite.encoders.masked_language import SentenceVectors
+from medvlp_lite.encoders.clip_text import CLIPText
+from medvlp_lite.encoders.descriptions import HashedTfidf
+from medvlp_lite.encoders.image import image_encoder
+from medvlp_lite.encoders.sentence import SentenceEncoder
 from medvlp_lite.encoders.text import ReportTokenizer, TextEncoder, masked_mean
 from medvlp_lite.reports.knowledge import base
-from medvlp_lite.reports.sections import describing_text
+from medvlp_lite.reports.sections import findings_text
 from medvlp_lite.reports.structured_labels import (
     Label,
     explanation_of,
-    label_nearness_matrix,
+    ontology_similarity_matrix,
     reported_labels,
     true_labels,
 )  # fmt: skip
 from medvlp_lite.studies import SEVERITIES, Batch
 from medvlp_lite.systems.base import LossTerms, Query, System
-from medvlp_lite.systems.official import official_state, require_fit
 
 OPTIONS = {
     "ce": soft.CROSS_ENTROPIES,
@@ -52,7 +53,7 @@ class MedFILIP(System):
     of a text model. ``same_category_only``, ``clamp_min``: see ``similarity_labels``; ``ce``, ``mse_on``: see ``itm_terms``.
     ``triplets`` "report" reads the reports, "truth" takes the findings themselves. ``template`` "paper" explains what the
     knowledge base knows, "code" the 61 categories of the released dictionary (F-4). ``text_variant`` is a TextEncoder's, or
-    "clip". Raises ValueError for an option that does not exist. Built in chapter 06_similarity_labels.
+    "clip". Raises ValueError for an option that does not exist.
     """
 
     name = "medfilip"
@@ -144,7 +145,7 @@ class MedFILIP(System):
             owned = _gather_lists(self.labels_of(batch))
             texts, labels = self._label_matrix(owned)
         else:
-            reports = _gather_lists([describing_text(report) for report in batch.reports])
+            reports = _gather_lists([findings_text(report) for report in batch.reports])
             texts, labels = reports, soft.identity_labels(torch.arange(len(reports)), len(reports))
         cosine = self._cosine(images, texts)
         options = {option: self.config[option] for option in ("ce", "mse_on")}
@@ -184,7 +185,7 @@ class MedFILIP(System):
         place = {label: i for i, label in enumerate(distinct)}
         columns = torch.tensor([place[label] for label in labels], dtype=torch.long)
         if self.config["similarity_model"] == "ontology":
-            matrix = torch.from_numpy(label_nearness_matrix(distinct)).float()
+            matrix = torch.from_numpy(ontology_similarity_matrix(distinct)).float()
         else:
             matrix = soft.text_similarity(self._similarity_vectors([self.wording(label) for label in distinct]))
         return matrix[columns][:, columns]
@@ -198,13 +199,13 @@ class MedFILIP(System):
         return torch.stack([self._vectors[text] for text in texts]) if texts else torch.zeros(0, 1)
 
     def score(self, images: torch.Tensor, queries: Sequence[Query]) -> torch.Tensor:
-        return cosine_matrix(self.embed_images(images), self.directions(queries))
+        return cosine_matrix(self.embed_images(images), self.class_embeddings(queries))
 
     def heatmap(self, images: torch.Tensor, queries: Sequence[Query]) -> torch.Tensor:
         local = F.normalize(self.local_features(images), dim=-1)
-        return torch.einsum("bhwd,qd->bqhw", local, self.directions(queries))
+        return torch.einsum("bhwd,qd->bqhw", local, self.class_embeddings(queries))
 
-    def directions(self, queries: Sequence[Query]) -> torch.Tensor:
+    def class_embeddings(self, queries: Sequence[Query]) -> torch.Tensor:
         """One unit vector per query (Q, dim): F-9. A known category by its template, another by its description, else its name.
 
         A system trained on whole reports is asked as the baseline is: affirming sentences minus those compared with.
@@ -224,14 +225,14 @@ class MedFILIP(System):
 
 
 @lru_cache(maxsize=8)
-def similarity_model(name: str, centre: tuple[str, ...] = ()) -> WordVectors | SentenceVectors:
+def similarity_model(name: str, centre: tuple[str, ...] = ()) -> HashedTfidf | SentenceEncoder:
     """The frozen text model phi of F-5 by name, with the mean of ``centre``'s vectors taken away where it is a network.
 
-    Raises OSError when a hub model is neither cached nor reachable. Built in chapter 06_similarity_labels.
+    Raises OSError when a hub model is neither cached nor reachable.
     """
     if name == "words":
-        return WordVectors([row["text"] for row in base()["categories"].values()])
-    model = SentenceVectors.stored() if name == "reports" else SentenceVectors.from_hub(name)
+        return HashedTfidf([row["text"] for row in base()["categories"].values()])
+    model = SentenceEncoder.stored() if name == "reports" else SentenceEncoder.from_hub(name)
     return model.centred(centre) if centre else model
 
 
@@ -248,40 +249,3 @@ def _gather_lists(rows: list) -> list:
     gathered: list = [None] * distributed.get_world_size()
     distributed.all_gather_object(gathered, rows)
     return [row for part in gathered for row in part]
-
-
-TRUNK = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
-OFFICIAL_NAMES = {
-    **{f"image_model.{name}.": f"image_encoder.body.{place}." for name, place in TRUNK.items()},
-    "image_model.fc.": "image_projection.",
-    "text_model.": "text_encoder.core.",
-    "text_projection.": "text_projection.",
-}
-
-
-def from_official(
-    path: str | Path,
-    *,
-    tokenizer: ReportTokenizer | None = None,
-    categories: Sequence[str] | None = None,
-    grey: tuple[float, float] = (GREY_MEAN, GREY_STD),
-    trust: bool = False,
-) -> MedFILIP:
-    """The authors' checkpoint as a MedFILIP of ours: ResNet-50, CLIP's text tower, and the choices of the released code.
-
-    ``tokenizer`` is CLIP's, fetched when not given; ``categories`` are by default the 61 explained ones; ``grey`` is the mean
-    and spread of the training images in [0, 1], which the file does not hold. ``trust`` allows a file that holds more than
-    tensors (a pickle can run code: only for a file you know). Raises ValueError listing every name that is missing, unexpected
-    or of another shape. Built in chapter 06_similarity_labels.
-    """
-    state = official_state(path, OFFICIAL_NAMES, key="network", trust=trust)
-    state = {name: tensor for name, tensor in state.items() if not name.endswith("position_ids")}  # old transformers
-    system = MedFILIP(
-        tokenizer or clip_tokenizer(), categories=categories or sorted(base()["categories"]), image_encoder_name="resnet50",
-        text_variant="clip", image_size=448, dim=768, grey=grey, similarity_model="mpnet", centre_similarity=False,
-        same_category_only=True, clamp_min=None, mse_on="scaled", template="code",
-    )  # fmt: skip
-    own = system.state_dict()
-    require_fit(state, own, path, "MedFILIP")
-    system.load_state_dict(state)
-    return system.eval()

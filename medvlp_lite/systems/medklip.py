@@ -1,11 +1,13 @@
-"""MedKLIP: triplets from reports, described entities as queries, a fusion decoder, attention as grounding."""
+"""MedKLIP: triplets from reports, described entities as queries, a fusion decoder, attention as grounding.
+
+Built in chapter 04_entity_fusion.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -15,19 +17,18 @@ from medvlp_lite.components.entity_fusion import (
     EntityFusionDecoder,
     entity_labels,
     existence_loss,
+    init_weights,
     position_loss,
     sample_positions,
-    spread_weights,
 )
-from medvlp_lite.encoders.descriptions import ClassTokenVectors, WordVectors
+from medvlp_lite.encoders.descriptions import ClassTokenVectors, HashedTfidf
 from medvlp_lite.encoders.image import image_encoder
 from medvlp_lite.encoders.text import ReportTokenizer
-from medvlp_lite.reports.anatomy import vocabulary
 from medvlp_lite.reports.filter import adjacency, extract
 from medvlp_lite.reports.knowledge import describe
+from medvlp_lite.reports.vocabulary import vocabulary
 from medvlp_lite.studies import Batch
 from medvlp_lite.systems.base import LossTerms, Query, System
-from medvlp_lite.systems.official import official_state, require_fit
 
 POSITION_PROMPT = "It is located at {}"
 
@@ -46,7 +47,7 @@ class MedKLIP(System):
     official one does: ``attention_start`` scales its query and key weights. ``text_model`` "words" needs no download; any
     other value is a Hugging Face name such as Bio_ClinicalBERT's. With ``text_width`` given the frozen vectors are left
     empty, to be filled from a file, and no text model is loaded.
-    Raises ValueError for an option that does not exist. Built in chapter 04_entity_fusion.
+    Raises ValueError for an option that does not exist.
     """
 
     name = "medklip"
@@ -96,7 +97,7 @@ class MedKLIP(System):
         self.existence_head = nn.Linear(width, 2 if existence == "code" else 1)
         self.position_head = nn.Linear(width, text_width)
         for layer in (*self.token_mlp[::2], self.query_projection, self.existence_head, self.position_head):
-            spread_weights(layer, init_std)
+            init_weights(layer, init_std)
         self.position_head.requires_grad_(position_weight > 0)
         places = vocabulary()["positions"]
         self.register_buffer("entity_vectors", torch.zeros(len(entities), text_width))
@@ -106,7 +107,7 @@ class MedKLIP(System):
             self.position_vectors.copy_(self.texts([POSITION_PROMPT.format(name) for name in places]))
 
     @property
-    def texts(self) -> WordVectors | ClassTokenVectors:
+    def texts(self) -> HashedTfidf | ClassTokenVectors:
         """The frozen text model, loaded when it is first asked."""
         return _text_model(self.config["text_model"])
 
@@ -199,62 +200,13 @@ class MedKLIP(System):
         return self._ask(images, queries)[1]
 
 
-OFFICIAL_NAMES = {
-    "res_features.": "image_encoder.body.",
-    "res_l1.": "token_mlp.0.",
-    "res_l2.": "token_mlp.2.",
-    "disease_embedding_layer.": "query_projection.",
-    "cl_fc.": "position_head.",
-    "classifier.": "existence_head.",
-    "decoder.": "decoder.",
-}
-BIO_CLINICAL_BERT = "emilyalsentzer/Bio_ClinicalBERT"
-
-
-def from_official(
-    path: str | Path,
-    *,
-    entity_vectors: torch.Tensor | None = None,
-    position_vectors: torch.Tensor | None = None,
-    trust: bool = False,
-) -> MedKLIP:
-    """The authors' released checkpoint as a MedKLIP of ours: ResNet-50 through layer3, 4 layers, 75 entities.
-
-    The file does not hold the frozen text vectors (75, 768) and (51, 768). What is not given of them is computed with
-    Bio_ClinicalBERT from our descriptions, which are not the authors'; offline and not cached, that is an OSError. ``trust`` allows a file that holds more than tensors
-    (a pickle can run code: only for a file you know). Raises ValueError listing every name that is missing, unexpected or
-    of another shape. Built in chapter 04_entity_fusion.
-    """
-    state = official_state(path, OFFICIAL_NAMES, trust=trust)
-    words = vocabulary()
-    text_width = state["query_projection.weight"].shape[1] if "query_projection.weight" in state else 768
-    tokenizer = ReportTokenizer.train([describe(name) for name in words["entities"]])
-    system = MedKLIP(
-        tokenizer, entities=words["entities"], image_encoder_name="resnet50_layer3", image_size=224, width=256, heads=4,
-        layers=4, feedforward=1024, init_std=0.02, attention_start=1.0, position_weight=1.0,
-        text_model=BIO_CLINICAL_BERT, text_width=text_width,
-    )  # fmt: skip
-    own = {name: tensor for name, tensor in system.state_dict().items() if not name.endswith("_vectors")}
-    require_fit(state, own, path, "MedKLIP")
-    wordings = {
-        "entity_vectors": (entity_vectors, [describe(name) for name in words["entities"]]),
-        "position_vectors": (position_vectors, [POSITION_PROMPT.format(name) for name in words["positions"]]),
-    }
-    for name, (given, texts) in wordings.items():
-        state[name] = system.texts(texts) if given is None else given
-        if state[name].shape != (len(texts), text_width):
-            raise ValueError(f"{name} must be {(len(texts), text_width)}, got {tuple(state[name].shape)}")
-    system.load_state_dict(state)
-    return system.eval()
-
-
 @lru_cache(maxsize=4)
-def _text_model(name: str) -> WordVectors | ClassTokenVectors:
+def _text_model(name: str) -> HashedTfidf | ClassTokenVectors:
     if name != "words":
         return ClassTokenVectors(name)
     words = vocabulary()
     corpus = [describe(entity) for entity in words["entities"]]
-    return WordVectors([*corpus, *(POSITION_PROMPT.format(position) for position in words["positions"])])
+    return HashedTfidf([*corpus, *(POSITION_PROMPT.format(position) for position in words["positions"])])
 
 
 @lru_cache(maxsize=100_000)

@@ -1,6 +1,8 @@
 """MSK-PT's first stage: whole pairs, words with patches, and categories are aligned at once (P-1 to P-13, P-17).
 
 The paper's formulas are lost: all of this is a reconstruction. The second stage stands in ``mskpt_staging``.
+
+Built in chapter 07_prototype_alignment.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from medvlp_lite.components.token_alignment import (
 )
 from medvlp_lite.components.uncertainty_staging import weighted_cross_entropy
 from medvlp_lite.encoders.text import ReportTokenizer, masked_mean
-from medvlp_lite.reports.sections import describing_text
+from medvlp_lite.reports.sections import findings_text
 from medvlp_lite.studies import Batch
 from medvlp_lite.systems.base import LossTerms
 from medvlp_lite.systems.convirt import ConVIRT
@@ -52,7 +54,6 @@ class MSKPT(ConVIRT):
     cross-entropy on stage labels (P-16; 0 keeps this stage free of labels), which each process averages over its own labelled
     samples. A weight of 0 leaves a part out. Where labels are used, a study without stage (-1) takes no part. ``temperature`` is
     fixed here. Raises ValueError for an option that does not exist, or when all four alignments weigh 0.
-    Built in chapter 07_prototype_alignment.
     """
 
     name = "mskpt"
@@ -115,7 +116,7 @@ class MSKPT(ConVIRT):
         options, terms = self.config, {}
         maps = self.image_encoder(batch.images)
         patches = self.image_projection(maps.permute(0, 2, 3, 1)).flatten(1, 2)
-        hidden, mask, attention = self._read([describing_text(report) for report in batch.reports])
+        hidden, mask, attention = self._read([findings_text(report) for report in batch.reports])
         images = gather_pairs(F.normalize(patches.mean(dim=1), dim=-1))
         texts = gather_pairs(F.normalize(self.text_projection(masked_mean(hidden, mask)), dim=-1))
         stages = gather_pairs(batch.stages.float().unsqueeze(1)).squeeze(1).long()

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from medvlp_lite.augment import strong_augment
 from medvlp_lite.components.uncertainty_staging import (
     SCORES,
     WEIGHTS,
@@ -19,13 +20,12 @@ from medvlp_lite.components.uncertainty_staging import (
     class_bank,
     distillation_loss,
     hint_loss,
-    strong_augment,
     uncertainty,
     weighted_cross_entropy,
 )
 from medvlp_lite.encoders.image import image_encoder
 from medvlp_lite.encoders.text import ReportTokenizer
-from medvlp_lite.reports.sections import describing_text
+from medvlp_lite.reports.sections import findings_text
 from medvlp_lite.studies import Batch, StudyDataset
 from medvlp_lite.systems.base import LossTerms, Query, System
 
@@ -44,7 +44,7 @@ class MSKPTStaging(System):
     the first ``patience`` training steps: a "gate" that nothing passes at the start would never open. ``decide`` takes the answer
     from the linear "head" (P-14), the text "bank" (P-20) or their "mean"; the last two need distillation. ``strong`` scales the student's augmentation; the teacher sees images as the
     batch brings them. ``start`` and ``labels`` say in words what it started from and which labels it saw. Call ``prepare`` before
-    training with a teacher. Raises ValueError for an option that does not exist, or ``decide`` without what it needs. Built in chapter 08_uncertainty_staging.
+    training with a teacher. Raises ValueError for an option that does not exist, or ``decide`` without what it needs.
     """
 
     name = "staging"
@@ -103,7 +103,7 @@ class MSKPTStaging(System):
 
         The banks come from the labelled studies of ``dataset`` (P-18, P-19); with ``descriptions``, one text per stage, the
         text bank holds those instead. The teacher itself, not a copy, is put in evaluation mode and frozen. Raises ValueError when
-        its vectors have another width, or a stage has no labelled study. Built in chapter 08_uncertainty_staging.
+        its vectors have another width, or a stage has no labelled study.
         """
         missing = [name for k, name in enumerate(self.config["stages"]) if not (dataset.stages == k).any()]
         if missing:
@@ -113,7 +113,7 @@ class MSKPTStaging(System):
         labelled = [i for i, stage in enumerate(dataset.stages) if stage >= 0]
         stages, classes = torch.from_numpy(dataset.stages[labelled]), len(self.config["stages"])
         images = torch.from_numpy(dataset.images[labelled]).unsqueeze(1)
-        reports = [describing_text(dataset.studies[i].report) for i in labelled]
+        reports = [findings_text(dataset.studies[i].report) for i in labelled]
         with torch.no_grad():
             chunks = range(0, len(labelled), 64)
             seen = [teacher.embed_images(images[i : i + 64].to(teacher.device).float() / 255).cpu() for i in chunks]

@@ -1,4 +1,7 @@
-"""The upper bound: the same image encoder, told the labels instead of the reports."""
+"""The upper bound: the same image encoder, told the labels instead of the reports.
+
+Built in chapter 03_contrastive_baseline.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from medvlp_lite.systems.base import LossTerms, Query, System
 class Supervised(System):
     """One logit per entity from average-pooled local features, trained with binary cross-entropy on the known labels.
 
-    It reads no text, so it can be asked only about the entities it was built for. Built in chapter 03_contrastive_baseline.
+    It reads no text, so it can be asked only about the entities it was built for.
     """
 
     name = "supervised"

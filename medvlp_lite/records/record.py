@@ -1,4 +1,7 @@
-"""Where a number comes from: one JSON record per run, with everything needed to make it again."""
+"""Where a number comes from: one JSON record per run, with everything needed to make it again.
+
+Built in chapter 03_contrastive_baseline.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parent.parent
 
 
 @dataclass
 class RunRecord:
     """One run: what was run, on what, with which code and data, and what came out.
 
-    Use ``RunRecord.start(...)``, fill ``metrics``, then ``finish()``. Built in chapter 03_contrastive_baseline.
+    Use ``RunRecord.start(...)``, fill ``metrics``, then ``finish()``.
     """
 
     name: str

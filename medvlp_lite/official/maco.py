@@ -1,4 +1,7 @@
-"""Reading the released MaCo checkpoint: names, sizes, and what is left out."""
+"""Reading the released MaCo checkpoint: names, sizes, and what is left out.
+
+Built in chapter 05_masked_contrastive.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,12 @@ import argparse
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from medvlp_lite.encoders.text import ReportTokenizer
-from medvlp_lite.systems.official import official_state, require_fit
-
-if TYPE_CHECKING:
-    from medvlp_lite.systems.maco import MaCo
+from medvlp_lite.official.checkpoint import official_state, require_fit
+from medvlp_lite.systems.maco import MaCo
 
 OFFICIAL_NAMES = {
     "cls_token": "image_encoder.class_token",
@@ -54,10 +54,7 @@ def from_official(
     them raises ValueError. ``trust`` allows a file that holds more than tensors (a pickle can run code: only for a file
     you know). Raises ValueError listing every name that is missing, unexpected or of another shape, or the first one
     without which no size can be read.
-    Built in chapter 05_masked_contrastive.
     """  # fmt: skip
-    from medvlp_lite.systems.maco import MaCo
-
     state = _official_state(path, trust)
     try:
         sizes = _official_sizes(state, text_heads, decoder_heads)

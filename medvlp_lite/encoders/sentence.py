@@ -27,11 +27,11 @@ MASKED_SHARE = 0.15
 Encode = Callable[[Sequence[str]], tuple[torch.Tensor, torch.Tensor]]
 
 
-class SentenceVectors:
+class SentenceEncoder:
     """Texts to unit vectors: the mean of a frozen text encoder's token states, padding left out.
 
     ``encode`` turns texts into states (B, L, width) and the mask (B, L) of those that are no padding. ``centre`` (width,)
-    is subtracted from the mean. Built in chapter 06_similarity_labels.
+    is subtracted from the mean.
     """
 
     def __init__(self, encode: Encode, centre: torch.Tensor | float = 0.0):
@@ -47,12 +47,12 @@ class SentenceVectors:
         """Unit vectors (len(texts), width)."""
         return F.normalize(self.pooled(texts) - self.centre, dim=-1)
 
-    def centred(self, texts: Sequence[str]) -> SentenceVectors:
+    def centred(self, texts: Sequence[str]) -> SentenceEncoder:
         """The same model with the mean vector of ``texts`` taken away, which spreads crowded cosines."""
-        return SentenceVectors(self.encode, self.pooled(texts).mean(dim=0))
+        return SentenceEncoder(self.encode, self.pooled(texts).mean(dim=0))
 
     @classmethod
-    def from_hub(cls, name: str, max_length: int = 128) -> SentenceVectors:
+    def from_hub(cls, name: str, max_length: int = 128) -> SentenceEncoder:
         """A published model: "clinicalbert" (the paper's), "mpnet" (its code's), any hub name, or a downloaded folder.
 
         Raises OSError with one sentence when it is neither in the local cache nor reachable.
@@ -75,7 +75,7 @@ class SentenceVectors:
         return cls(encode)
 
     @classmethod
-    def stored(cls, folder: Path = STORED) -> SentenceVectors:
+    def stored(cls, folder: Path = STORED) -> SentenceEncoder:
         """The small encoder that comes with the package; ``similarity_text.json`` beside it says what it was made of."""
         from safetensors.torch import load_file
 
@@ -111,7 +111,7 @@ def mask_tokens(ids: torch.Tensor, vocabulary: int, share: float = MASKED_SHARE)
     """Hide words for masked language modelling: ids (B, L) to the ids shown and a bool map (B, L) of those to guess.
 
     Of the pieces to guess, 80 % become [MASK], 10 % another piece, 10 % stay; special tokens, the first ids of a
-    ReportTokenizer, are never chosen. Built in chapter 06_similarity_labels.
+    ReportTokenizer, are never chosen.
     """
     special = len(SPECIAL_TOKENS)
     draw = torch.rand(ids.shape, device=ids.device)
@@ -121,8 +121,8 @@ def mask_tokens(ids: torch.Tensor, vocabulary: int, share: float = MASKED_SHARE)
     return torch.where(swapped, torch.randint_like(ids, special, vocabulary), shown), chosen
 
 
-class WordGuesser(nn.Module):
-    """A text encoder that guesses hidden words; the output matrix is the input embedding. Built in chapter 06_similarity_labels."""
+class MaskedLanguageModel(nn.Module):
+    """A text encoder that guesses hidden words; the output matrix is the input embedding."""
 
     def __init__(self, encoder: TextEncoder):
         super().__init__()
@@ -151,16 +151,16 @@ def pretrain(
     learning_rate: float = 1e-3,
     max_length: int = 96,
     seed: int = 0,
-    report: Callable[[str], None] | None = None,
-) -> tuple[SentenceVectors, list[float]]:
+    log: Callable[[str], None] | None = None,
+) -> tuple[SentenceEncoder, list[float]]:
     """Train a small encoder by masked language modelling; returns it, frozen, and the losses.
 
-    Raises ValueError when there are fewer sentences than a batch. Built in chapter 06_similarity_labels.
+    Raises ValueError when there are fewer sentences than a batch.
     """
     if len(sentences) < batch_size:
         raise ValueError(f"a batch of {batch_size} needs at least as many sentences, got {len(sentences)}")
     torch.manual_seed(seed)
-    model = WordGuesser(TextEncoder(tokenizer, "lite", max_length)).train()
+    model = MaskedLanguageModel(TextEncoder(tokenizer, "lite", max_length)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
     losses = []
@@ -172,7 +172,7 @@ def pretrain(
         optimizer.step()
         schedule.step()
         losses.append(float(loss.detach()))
-        if report and (step + 1) % max(1, steps // 6) == 0:
+        if log and (step + 1) % max(1, steps // 6) == 0:
             recent = losses[-max(1, steps // 6) :]
-            report(f"step {step + 1}/{steps}  masked-word loss {sum(recent) / len(recent):.3f}")
-    return SentenceVectors(model.encoder.eval().requires_grad_(False)), losses
+            log(f"step {step + 1}/{steps}  masked-word loss {sum(recent) / len(recent):.3f}")
+    return SentenceEncoder(model.encoder.eval().requires_grad_(False)), losses

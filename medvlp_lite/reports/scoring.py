@@ -119,7 +119,7 @@ def _merge(codes: Codes, head: str, sides: Iterable[str], grades: Iterable[str])
 def mesh_codes(terms: Iterable[str]) -> Codes:
     """The heads that human MeSH terms such as ``Opacity/lung/base/left/mild`` stand for, with sides and grades.
 
-    Sizes count as grades: small is mild, large is severe. Built in chapter 02_reports_to_triplets.
+    Sizes count as grades: small is mild, large is severe.
     """
     codes: Codes = {}
     for term in terms:
@@ -144,7 +144,7 @@ def counts(mention: Mention) -> bool:
 
 
 def filter_codes(report: str) -> Codes:
-    """The heads that the report filter finds in a report, with sides and grades. Built in chapter 02_reports_to_triplets."""
+    """The heads that the report filter finds in a report, with sides and grades."""
     codes: Codes = {}
     for mention in mentions(report):
         if counts(mention):
@@ -181,7 +181,7 @@ _DENIED = re.compile(
 def baseline_codes(report: str) -> Codes:
     """The same from one regular expression per head: a word counts unless a negation or hedge stands before it.
 
-    Sides and grades are those anywhere in the sentence. Built in chapter 02_reports_to_triplets.
+    Sides and grades are those anywhere in the sentence.
     """
     codes: Codes = {}
     for sentence in re.split(r"(?<!\d)[.;]|\n", report):
@@ -251,7 +251,7 @@ def evaluate(
     """Compare ``reader`` with human MeSH terms, one list of terms per report; intervals resample reports.
 
     A head counts once per report. Side and severity are compared for the heads to which the humans gave one, missed heads
-    included. Raises ValueError if the lists differ in length or are empty. Built in chapter 02_reports_to_triplets.
+    included. Raises ValueError if the lists differ in length or are empty.
     """
     if len(reports) != len(terms) or not reports:
         raise ValueError(
@@ -287,7 +287,7 @@ def evaluate_studies(
 ) -> Evaluation:
     """``evaluate`` on Open-i studies as their source loads them, with the human terms in ``meta["mesh"]``.
 
-    Raises ValueError naming the first study without human coding. Built in chapter 02_reports_to_triplets.
+    Raises ValueError naming the first study without human coding.
     """
     for study in studies:
         if "mesh" not in study.meta:

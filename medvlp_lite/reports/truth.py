@@ -38,7 +38,6 @@ def truth_shares(studies: Iterable[Study]) -> dict[str, dict[str, Share]]:
 
     "exist": mentioned findings read as present, absent or (where the report hedges) uncertain; "side" and "severity" of the
     present ones; "silent": unmentioned findings of which nothing is read. ``Study.meta["hedged"]`` names what is hedged.
-    Built in chapter 02_reports_to_triplets.
     """
     tally: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for study in studies:

@@ -1,4 +1,7 @@
-"""What reading any authors' checkpoint takes: only tensors unless trusted, names translated, nothing missing or left over."""
+"""What reading any authors' checkpoint takes: only tensors unless trusted, names translated, nothing missing or left over.
+
+Built in chapter 04_entity_fusion.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ def official_state(
     """The tensors under ``key`` of a checkpoint (or the whole file), without "module.", names translated by prefix.
 
     ``safe`` names types besides tensors that the file may hold; ``trust`` allows any (a pickle can run code). Raises
-    FileNotFoundError, or ValueError naming a file that is no checkpoint. Built in chapter 04_entity_fusion.
+    FileNotFoundError, or ValueError naming a file that is no checkpoint.
     """
     try:
         with torch.serialization.safe_globals(list(safe)) if safe else nullcontext():
@@ -40,10 +43,7 @@ def official_state(
 def require_fit(
     state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], path: str | Path, system: str
 ) -> None:
-    """Raise ValueError listing every tensor of ``state`` that is missing, unexpected or of another shape than in ``own``.
-
-    Built in chapter 04_entity_fusion.
-    """
+    """Raise ValueError listing every tensor of ``state`` that is missing, unexpected or of another shape than in ``own``."""
     faults = [f"missing {name}" for name in own if name not in state]
     faults += [f"unexpected {name}" for name in state if name not in own]
     faults += [f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}" for name in own

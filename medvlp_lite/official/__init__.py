@@ -1,0 +1,1 @@
+"""Readers of the authors' released checkpoints, one module per system."""
