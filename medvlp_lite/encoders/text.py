@@ -111,8 +111,16 @@ class TextEncoder(nn.Module):
         return next(self.parameters()).device
 
     def forward(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        ids = self.tokenizer(texts, self.max_length).to(self.device)
+        return self.encode(self.tokenizer(texts, self.max_length).to(self.device))
+
+    def encode(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens (B, L, C) and their mask (B, L) for word-piece numbers (B, L) that a tokenizer made before.
+
+        Columns that hold nothing but padding are dropped first.
+        """
         mask = ids != self.tokenizer.pad_id
+        longest = int(mask.sum(dim=1).max())
+        ids, mask = ids[:, :longest], mask[:, :longest]
         return self.bert(input_ids=ids, attention_mask=mask.long()).last_hidden_state, mask
 
     @classmethod
