@@ -16,6 +16,8 @@ from torch import nn
 from torchvision.models import resnet50
 from torchvision.models.resnet import BasicBlock
 
+from medvlp_lite.encoders.attention import attend
+
 GREY_MEAN, GREY_STD = 0.4978, 0.2449  # chest X-ray statistics stated in the MaCo papers
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -82,10 +84,7 @@ VIT_SIZES = {"lite": (128, 4, 4, 8), "lite_p4": (96, 4, 4, 4), "b16": (768, 12, 
 
 
 class VisionBlock(nn.Module):
-    """One pre-norm transformer block over tokens (B, n, C), with the tensor names of timm's: attention, then a two-layer network.
-
-    Attention is written out on the CPU, where PyTorch's fused form is several times slower in bfloat16 with small heads.
-    """
+    """One pre-norm transformer block over tokens (B, n, C), with the tensor names of timm's: attention, then two layers."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -96,11 +95,7 @@ class VisionBlock(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         q, k, v = self.attn["qkv"](self.norm1(tokens)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        if tokens.is_cuda:
-            seen = F.scaled_dot_product_attention(q, k, v)
-        else:
-            seen = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1).to(v.dtype) @ v
-        tokens = tokens + self.attn["proj"](seen.transpose(1, 2).flatten(2))
+        tokens = tokens + self.attn["proj"](attend(q, k, v).transpose(1, 2).flatten(2))
         return tokens + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(tokens))))
 
 

@@ -15,11 +15,9 @@ from torch import nn
 
 from medvlp_lite.components import similarity_labels as soft
 from medvlp_lite.components.contrastive import cosine_matrix, gather_pairs
-from medvlp_lite.encoders.clip_text import CLIPText
-from medvlp_lite.encoders.descriptions import HashedTfidf
 from medvlp_lite.encoders.image import image_encoder
-from medvlp_lite.encoders.sentence import SentenceEncoder
-from medvlp_lite.encoders.text import ReportTokenizer, TextEncoder, masked_mean
+from medvlp_lite.encoders.sentence import HashedTfidf, SentenceEncoder
+from medvlp_lite.encoders.text import CLIPText, ReportTokenizer, TextEncoder, masked_mean
 from medvlp_lite.reports.knowledge import base
 from medvlp_lite.reports.sections import findings_text
 from medvlp_lite.reports.structured_labels import (

@@ -1,10 +1,9 @@
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from processes import run_two_processes
 
 from medvlp_lite.components.contrastive import cosine_matrix, gather_pairs, info_nce
 
@@ -80,10 +79,10 @@ def test_gather_is_the_identity_in_one_process():
 
 
 TWO_PROCESSES = """
-import sys, torch, torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel as DDP
+import torch
+from torch.nn.parallel import DistributedDataParallel
 from medvlp_lite.components.contrastive import cosine_matrix, gather_pairs, info_nce
-dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=int(sys.argv[2]), world_size=2)
+torch.distributed.init_process_group("gloo")
 class Pair(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -94,23 +93,13 @@ class Pair(torch.nn.Module):
 generator = torch.Generator().manual_seed(1)
 x, y = torch.randn(8, 6, generator=generator), torch.randn(8, 5, generator=generator)
 whole = Pair()
-v, t = whole.image(x), whole.text(y)
-info_nce(cosine_matrix(v, t), 0.2).backward()
-shared = DDP(Pair()); rank = dist.get_rank()
+info_nce(cosine_matrix(whole.image(x), whole.text(y)), 0.2).backward()
+shared, rank = DistributedDataParallel(Pair()), torch.distributed.get_rank()
 shared(x[4 * rank : 4 * rank + 4], y[4 * rank : 4 * rank + 4]).backward()
-for (name, a), (_, b) in zip(whole.named_parameters(), shared.module.named_parameters()):
-    assert torch.allclose(a.grad, b.grad, atol=1e-6), name
-print("equal")
+pairs = zip(whole.parameters(), shared.module.parameters())
+say(all(torch.allclose(a.grad, b.grad, atol=1e-6) for a, b in pairs))
 """
 
 
 def test_two_processes_make_the_update_of_one_large_batch(tmp_path):
-    script = tmp_path / "pair.py"
-    script.write_text(TWO_PROCESSES)
-    runs = [
-        subprocess.Popen([sys.executable, script, tmp_path / "rendezvous", str(rank)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]  # fmt: skip
-    for run in runs:
-        out, err = run.communicate(timeout=120)
-        assert run.returncode == 0 and "equal" in out, err[-2000:]
+    assert run_two_processes(TWO_PROCESSES, tmp_path) == ["True", "True"]

@@ -7,6 +7,7 @@ import torch
 from medvlp_lite.components.entity_fusion import (
     EntityFusionDecoder,
     FusionLayer,
+    cross_attention,
     entity_labels,
     existence_loss,
     position_loss,
@@ -76,6 +77,32 @@ def test_decoder_equals_the_slow_loops():
         state, weights = slow_layer(state, memory[0].numpy(), layer, 2)
         assert np.allclose(attention[depth, 0].detach().numpy(), weights, atol=1e-9)
     assert np.allclose(fused[0].detach().numpy(), slow_norm(state, decoder.norm), atol=1e-9)
+
+
+@pytest.mark.parametrize("queries, places", [(3, 20), (12, 5)])
+def test_cross_attention_equals_torchs_own(queries, places):
+    torch.manual_seed(0)
+    part = torch.nn.MultiheadAttention(16, 4, batch_first=True).double()
+    for parameter in part.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    asked = torch.randn(2, queries, 16, dtype=torch.float64, requires_grad=True)
+    memory = torch.randn(2, places, 16, dtype=torch.float64, requires_grad=True)
+    results = []
+    for out, weights in (cross_attention(part, asked, memory), part(asked, memory, memory)):
+        gradient = torch.autograd.grad((out * out).sum() + weights.square().sum(), [asked, memory, part.in_proj_weight, part.out_proj.weight])  # fmt: skip
+        results.append([out, weights, *gradient])
+    for ours, theirs in zip(*results):
+        assert torch.allclose(ours, theirs, atol=1e-10)
+
+
+def test_attention_that_drops_out_keeps_its_mean():
+    torch.manual_seed(0)
+    part = torch.nn.MultiheadAttention(8, 2, dropout=0.5, batch_first=True)
+    torch.nn.init.normal_(part.in_proj_bias)
+    queries, memory = torch.randn(1, 1, 8), torch.randn(1, 6, 8)
+    still = cross_attention(part.eval(), queries, memory)[0]
+    drawn = cross_attention(part.train(), queries.expand(8000, -1, -1), memory.expand(8000, -1, -1))[0]
+    assert torch.allclose(drawn.mean(dim=0), still[0], atol=0.03) and drawn.std(dim=0).min() > 0.05
 
 
 def test_attention_rows_sum_to_one_and_the_order_of_cells_does_not_matter():
