@@ -258,10 +258,17 @@ class StudyDataset:
         return again
 
     def subset(self, indices: Sequence[int]) -> StudyDataset:
-        """The studies at ``indices``, with the same columns."""
-        return StudyDataset(
-            [self.studies[i] for i in indices], size=self.size, entities=self.entities, label_from=self.label_from
-        )
+        """The studies at ``indices``, with the same columns, images as far as they are read, and inputs."""
+        rows = [int(i) for i in indices]
+        if not rows:
+            raise ValueError("StudyDataset needs at least one study, got none")
+        part = copy.copy(self)
+        part.studies = [self.studies[i] for i in rows]
+        for name in ("labels", "images", "stages"):
+            if name in self.__dict__:
+                setattr(part, name, self.__dict__[name][rows])
+        part.inputs = {name: _rows(values, rows) for name, values in self.inputs.items()}
+        return part
 
     def fingerprint(self) -> str:
         """A hash of ids, pixels, reports and labels: two data sets with the same one train the same system."""
@@ -285,22 +292,21 @@ def collate(items: Sequence[tuple[StudyDataset, int]]) -> Batch:
 
     dataset, indices = items[0][0], [index for _, index in items]
     studies, truth = [dataset.studies[i] for i in indices], dataset.label_from == "truth"
-    place = torch.tensor(indices)
     return Batch(
         images=torch.from_numpy(dataset.images[indices]).unsqueeze(1).float().div_(255),
         reports=[study.report for study in studies],
         labels=torch.from_numpy(dataset.labels[indices]),
         stages=torch.from_numpy(dataset.stages[indices]),
         findings=[tuple(f for f in study.findings if truth or f.mentioned is not False) for study in studies],
-        indices=place,
+        indices=torch.tensor(indices),
         study_ids=[study.study_id for study in studies],
         entities=dataset.entities,
-        inputs={name: _rows(values, place) for name, values in dataset.inputs.items()},
+        inputs={name: _rows(values, indices) for name, values in dataset.inputs.items()},
     )
 
 
-def _rows(values: torch.Tensor | list, place: torch.Tensor) -> torch.Tensor | list:
-    return [values[i] for i in place.tolist()] if isinstance(values, list) else values[place]
+def _rows(values: torch.Tensor | list, indices: list[int]) -> torch.Tensor | list:
+    return [values[i] for i in indices] if isinstance(values, list) else values[indices]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ Built in chapter 03_contrastive_baseline.
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -121,7 +123,7 @@ class System(nn.Module, ABC):
         return self.image_encoder(images)
 
     def lr_multipliers(self) -> dict[str, float]:
-        """Multiples of the plan's learning rate, for parameters whose name begins so; weight decay stays as it is."""
+        """Multiples of the learning rate, for parameters whose name begins so; weight decay stays as it is."""
         return {}
 
     @property
@@ -129,16 +131,19 @@ class System(nn.Module, ABC):
         return next(self.parameters()).device
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``model.safetensors``, ``config.json`` and ``tokenizer.json`` to ``folder``."""
+        """Write ``model.safetensors``, ``config.json`` and ``tokenizer.json`` to ``folder``, each whole or not at all."""
         from safetensors.torch import save_model
 
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_model(self, str(folder / "model.safetensors"))
-        (folder / "config.json").write_text(
-            json.dumps({"system": self.name, **asdict(self.config)}, indent=2), encoding="utf-8"
-        )
-        (folder / "tokenizer.json").write_text(self.tokenizer.definition, encoding="utf-8")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        config = json.dumps({"system": self.name, **asdict(self.config)}, indent=2)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as partial:
+            save_model(self, str(Path(partial) / "model.safetensors"))
+            (Path(partial) / "config.json").write_text(config, encoding="utf-8")
+            (Path(partial) / "tokenizer.json").write_text(self.tokenizer.definition, encoding="utf-8")
+            folder.mkdir(exist_ok=True)
+            for path in Path(partial).iterdir():
+                os.replace(path, folder / path.name)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> System:

@@ -13,12 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from medvlp_lite.components.contrastive import cosine_matrix, gather_pairs, info_nce
+from medvlp_lite.components.contrastive import gather_pairs, info_nce
 from medvlp_lite.encoders.image import image_encoder
-from medvlp_lite.encoders.text import ReportTokenizer, TextEncoder, masked_mean
+from medvlp_lite.encoders.text import ReportTokenizer, TextEncoder
 from medvlp_lite.reports.sections import findings_text
 from medvlp_lite.studies import Batch, Finding
 from medvlp_lite.systems.base import LossTerms, Query, System
+
+TEMPERATURE = 0.07  # where the learned one starts
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,6 @@ class ConVIRTConfig:
     image_size: int = 112  # side of the images in pixels
     max_length: int = 128  # word pieces of a report that are read
     dim: int = 128  # width of the shared space
-    temperature: float = 0.07  # where the learned temperature starts
 
 
 class ConVIRT(System):
@@ -49,7 +50,7 @@ class ConVIRT(System):
         self.text_encoder = TextEncoder(tokenizer, config.text_encoder, config.max_length)
         self.image_projection = nn.Linear(self.image_encoder.width, config.dim)
         self.text_projection = nn.Linear(self.text_encoder.width, config.dim)
-        self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature)))
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(TEMPERATURE)))
 
     @property
     def temperature(self) -> torch.Tensor:
@@ -64,16 +65,19 @@ class ConVIRT(System):
         return F.normalize(self.local_features(images).mean(dim=(1, 2)), dim=-1)
 
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
-        return F.normalize(self.text_projection(masked_mean(*self.text_encoder(texts))), dim=-1)
+        return self.embed_token_ids(self.text_encoder.ids(texts).to(self.device))
+
+    def embed_token_ids(self, ids: torch.Tensor) -> torch.Tensor:
+        """Unit vectors (B, dim) of word-piece numbers (B, L)."""
+        return F.normalize(self.text_projection(self.text_encoder.pooled(ids)), dim=-1)
 
     def text_inputs(self, reports: Sequence[str], findings: Sequence[tuple[Finding, ...]]) -> dict[str, torch.Tensor]:
-        return {"token_ids": self.tokenizer([findings_text(report) for report in reports], self.config.max_length)}
+        return {"token_ids": self.text_encoder.ids([findings_text(report) for report in reports])}
 
     def compute_loss(self, batch: Batch) -> LossTerms:
-        tokens = self.text_encoder.encode(batch.inputs["token_ids"])
-        texts = F.normalize(self.text_projection(masked_mean(*tokens)), dim=-1)
-        images, texts = gather_pairs(self.embed_images(batch.images)), gather_pairs(texts)
-        return LossTerms({"contrastive": info_nce(cosine_matrix(images, texts), self.temperature)})
+        images = gather_pairs(self.embed_images(batch.images))
+        texts = gather_pairs(self.embed_token_ids(batch.inputs["token_ids"]))
+        return LossTerms({"contrastive": info_nce(images @ texts.t(), self.temperature)})
 
     def class_embeddings(self, queries: Sequence[Query]) -> torch.Tensor:
         """One direction per query (Q, dim): the mean of its affirming sentences minus the mean of those compared with."""
