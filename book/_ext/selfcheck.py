@@ -1,12 +1,12 @@
 """A prediction question that the page itself answers: no kernel, no script, by keyboard, with a reason for each choice.
 
-    :::{selfcheck} What is the loss before anything has been learnt?
-    About $\\log B$
-    : Right. All similarities are equal, so each of $B$ reports gets the share $1/B$.
+:::{selfcheck} What is the loss before anything has been learnt?
+About $\\log B$
+: Right. All similarities are equal, so each of $B$ reports gets the share $1/B$.
 
-    About 0
-    : Wrong. A loss of 0 means that every image already finds its report.
-    :::
+About 0
+: Wrong. A loss of 0 means that every image already finds its report.
+:::
 """
 
 from docutils import nodes
