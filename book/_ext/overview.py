@@ -53,7 +53,10 @@ def marked(report: str, found) -> str:
         first, last = mention.span
         if first >= end:
             css, said = STATE[mention.present]
-            out += [escape(report[end:first]), f'<mark class="{css}" title="{said}">{escape(report[first:last])}</mark>']
+            out += [
+                escape(report[end:first]),
+                f'<mark class="{css}" title="{said}">{escape(report[first:last])}</mark>',
+            ]
             end = last
     return "".join([*out, escape(report[end:])])
 
@@ -73,9 +76,8 @@ def labels(study, found, entities) -> str:
 def heat(study, entity: str) -> str:
     """The committed MedKLIP's map for one finding, over the radiograph, as a data address."""
     import matplotlib.pyplot as plt
-    import torch
-
     import medvlp_lite
+    import torch
     from medvlp_lite.figures.grounding import draw_heatmap
     from medvlp_lite.studies import StudyDataset
     from medvlp_lite.systems.base import Query
