@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 import nbformat
@@ -483,16 +484,30 @@ def test_the_search_finds_words_from_a_folder_on_disk_and_says_what_it_cannot(br
     page.close()
 
 
+DRAWN_BADLY = (
+    "does not start at the left",
+    "wider than the column",
+    "code is cut",
+    "9.0 inches wide",
+    "shrinks to 0.30",
+)
+
+
 def test_the_browser_check_sees_faults(browser, tmp_path):
     file = tmp_path / "page.html"
     file.write_text(
         '<!doctype html><html data-theme="light"><body><img src="https://cdn.example/a.png">'
         '<article class="bd-article"><p style="width:600px;color:#ddd;background:#fff">faint</p>'
-        '<span class="math">\\(a\\)</span></article></body></html>',
+        '<span class="math">\\(a\\)</span>'
+        '<div class="math"><mjx-container style="display:block;width:99px;overflow:auto;direction:rtl">'
+        '<svg width="900" height="9"></svg></mjx-container></div>'
+        '<div class="cell_input"><pre style="width:99px;overflow:auto">' + "x" * 99 + "</pre></div>"
+        '<div class="cell_output"><img width="300" src="data:image/svg+xml,'
+        "%3Csvg xmlns='http://www.w3.org/2000/svg' width='990' height='9'/%3E\"></div></article></body></html>",
         encoding="utf-8",
     )
     found = "\n".join(visit(browser, "page", file))
-    for fault in ("asks the network", "formulas are not drawn", "390 px: is 6", "hard to read"):
+    for fault in ("asks the network", "formulas are not drawn", "390 px: is 6", "hard to read", *DRAWN_BADLY):
         assert fault in found
 
 
@@ -514,9 +529,12 @@ def build(folder: Path) -> subprocess.CompletedProcess:
 def small_book(tmp_path):
     """This book's frame with one chapter that shows a number from one module."""
     shutil.copy(ROOT / "_config.yml", tmp_path)
-    shutil.copytree(ROOT / "book" / "_static", tmp_path / "book" / "_static")
+    for folder in ("_static", "_ext"):
+        shutil.copytree(ROOT / "book" / folder, tmp_path / "book" / folder)
     (tmp_path / "book" / "references.bib").write_text("", encoding="utf-8")
-    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/index\nchapters:\n  - glob: book/[0-9]*\n")
+    (tmp_path / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/index\noptions: {numbered: 1}\nchapters:\n  - glob: book/[0-9]*\n"
+    )
     (tmp_path / "book" / "index.md").write_text("# A small book\n", encoding="utf-8")
     (tmp_path / "library.py").write_text("ANSWER = 41_000\n", encoding="utf-8")
     cells = [
@@ -547,6 +565,74 @@ def test_a_changed_library_shows_at_once_and_an_error_fails_every_time(small_boo
         assert "01_one.ipynb" in said and "ZeroDivisionError" in said, "the message names neither chapter nor error"
 
 
-def test_a_warning_fails_the_build(small_book):
-    (small_book / "book" / "index.md").write_text("# A small book\n\n[nowhere](no-such-page.md)\n", encoding="utf-8")
-    assert build(small_book).returncode != 0
+GOOD_CELLS = """
+# A chapter
+
+$$ a = b \\tag{K-7} $$
+
+See {eq}`K-7`.
+
+:::{selfcheck} What is $1 + 1$?
+Two
+: Right. Count.
+
+Three
+: Wrong. That is $1 + 2$.
+:::
+
+::::{exercise} Add
+:label: ex-add
+
+**Predict.** What is $2 + 2$?
+::::
+"""
+
+
+def test_numbers_names_and_questions_come_out(small_book, browser):
+    (small_book / "book" / "02_two.md").write_text(GOOD_CELLS, encoding="utf-8")
+    done = build(small_book)
+    assert done.returncode == 0, done.stdout + done.stderr
+    file = small_book / "_build" / "html" / "book" / "02_two.html"
+    page = BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser")
+    assert page.select_one("h1 .section-number").text.strip() == "2"
+    assert page.select_one(".eqno").get_text().startswith("(K-7)") and "tag" not in page.select_one("div.math").text
+    assert page.select_one('a[href="#equation-k-7"].reference').text == "(K-7)"
+    assert page.select_one(".exercise .caption-number").text.strip() == "Exercise 2.1"
+    choices = page.select(".selfcheck details")
+    assert [choice["class"] for choice in choices] == [["choice", "right"], ["choice", "wrong"]]
+    assert (
+        len({choice["name"] for choice in choices}) == 1
+        and choices[0].select_one(".reason").text.strip() == "Right. Count."
+    )
+    assert not visit(browser, "two", file)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (":::{selfcheck} What?\nTwo\n: Right. Count.\n:::", "at least one of each"),
+        (":::{selfcheck} What?\nTwo\n: Right. Count.\n\nThree\n: Wrong.\n:::", "give a reason"),
+        ("[nowhere](no-such-page.md)", "no-such-page"),
+    ],
+)
+def test_a_fault_on_a_page_fails_the_build(small_book, text, message):
+    (small_book / "book" / "index.md").write_text(f"# A small book\n\n{text}\n", encoding="utf-8")
+    done = build(small_book)
+    assert done.returncode != 0 and message in done.stdout + done.stderr
+
+
+def test_a_chapter_that_leaves_a_file_behind_fails_the_build(small_book):
+    (small_book / "library.py").write_text("ANSWER = open('left.txt', 'w').write('x')\n", encoding="utf-8")
+    done = build(small_book)
+    assert done.returncode != 0 and "left book/left.txt" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("profile, seconds", [("smoke", 600), ("read", 600), ("full", -1)])
+def test_the_time_limit_of_a_cell_follows_the_profile(monkeypatch, profile, seconds):
+    monkeypatch.syspath_prepend(str(ROOT / "book" / "_ext"))
+    monkeypatch.setenv("MEDVLP_PROFILE", profile)
+    import build_record
+
+    config = SimpleNamespace(nb_execution_timeout=1)
+    build_record.set_time_limit(None, config)
+    assert config.nb_execution_timeout == seconds
