@@ -41,7 +41,9 @@ def pytest_terminal_summary(terminalreporter) -> None:
 def keep(new: str, kept: str) -> None:
     """Replace in the JSON file ``kept`` the profiles that the JSON file ``new`` holds."""
     found = [json.loads(file.read_text(encoding="utf-8")) for file in map(Path, (kept, new)) if file.is_file()]
-    Path(kept).write_text(json.dumps({k: v for one in found for k, v in one.items()}, indent=2) + "\n", encoding="utf-8")
+    Path(kept).write_text(
+        json.dumps({k: v for one in found for k, v in one.items()}, indent=2) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ MOST_CELLS = 45
 WIDEST_LINE, MOST_LINES = 80, 25
 FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
 PLUMBING = (
-    *("matplotlib", "seaborn", "umap", "IPython", "medvlp_lite.figures", "medvlp_lite.records", "medvlp_lite.claims"),
-    *("medvlp_lite.sources", "medvlp_lite.notebook"),
+    *("matplotlib", "seaborn", "umap", "IPython", "medvlp_lite.records", "medvlp_lite.claims", "medvlp_lite.sources"),
+    "medvlp_lite.notebook",
 )
+DRAWING = ("medvlp_lite.figures",)
 SYSTEM_OF = {"03": "ConVIRT", "04": "MedKLIP", "05": "MaCo", "06": "MedFILIP", "07": "MSK-PT", "08": "MSK-PT"}
 FIRST_TO_TRAIN = "03"
 SMALL_FONT = re.compile(r"""fontsize=(?:["'](?:xx?-small)["']|[0-8](?:\.\d+)?\b)""")
@@ -84,7 +85,8 @@ def faults(notebook, address: str) -> list[str]:
 
 def visible_faults(cells) -> list[str]:
     """What a reader sees of the code: lines too wide, cells too long, and plumbing that should be folded."""
-    found, plumbing = [], names_of(PLUMBING, "\n".join(cell.source for cell in cells))
+    source = "\n".join(cell.source for cell in cells)
+    found, plumbing, drawing = [], names_of(PLUMBING, source), names_of(DRAWING, source)
     for number, cell in enumerate(cells):
         if FOLDED & set(cell.metadata.get("tags", [])):
             continue
@@ -96,9 +98,11 @@ def visible_faults(cells) -> list[str]:
             )
         if len(lines) > MOST_LINES:
             found.append(f"code cell {number} shows {len(lines)} lines, more than {MOST_LINES}")
-        used = plumbing_in(cell.source, plumbing)
+        used, drawn = uses(cell.source, plumbing), uses(cell.source, drawing)
+        if len(drawn) > 1:  # one line may draw what the cell has computed
+            used += drawn
         if used:
-            found.append(f"code cell {number} shows plumbing ({', '.join(sorted(used))}); tag it hide-input")
+            found.append(f"code cell {number} shows plumbing ({', '.join(sorted(set(used)))}); tag it hide-input")
     return found
 
 
@@ -115,12 +119,12 @@ def names_of(modules: tuple[str, ...], source: str) -> set[str]:
     return found
 
 
-def plumbing_in(source: str, plumbing: set[str]) -> set[str]:
-    """Which of these names a cell uses; ``chapter.data``, the branch for real data, counts as one."""
+def uses(source: str, names: set[str]) -> list[str]:
+    """Every use of these names in a cell, and of ``chapter.data``, the branch for real data."""
     nodes = list(ast.walk(ast.parse(source)))
-    used = {node.id for node in nodes if isinstance(node, ast.Name)} & plumbing
-    real = {f"{n.value.id}.{n.attr}" for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)}
-    return used | (real & {"chapter.data"})
+    used = [node.id for node in nodes if isinstance(node, ast.Name) and node.id in names]
+    real = [f"{n.value.id}.{n.attr}" for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)]
+    return used + [name for name in real if name == "chapter.data"]
 
 
 def training_faults(notebook) -> list[str]:
@@ -211,6 +215,7 @@ def test_a_good_chapter_has_no_faults(good):
         (3, {"source": "x = 1\n" * 26}, "shows 26 lines"),
         (3, {"source": "import matplotlib.pyplot as plt\nplt.plot([1])"}, "plumbing (plt)"),
         (3, {"source": "from medvlp_lite.notebook import glue as keep\nkeep('a', 1)"}, "plumbing (keep)"),
+        (3, {"source": "from medvlp_lite.figures import curves\ncurves.a()\ncurves.b()"}, "plumbing (curves)"),
         (3, {"source": "if chapter.data:\n    x = 1"}, "plumbing (chapter.data)"),
     ],
 )
