@@ -1,5 +1,6 @@
 """The rendered book: complete, readable offline and by everyone, and never older than the code behind it."""
 
+import json
 import os
 import re
 import shutil
@@ -636,3 +637,11 @@ def test_the_time_limit_of_a_cell_follows_the_profile(monkeypatch, profile, seco
     config = SimpleNamespace(nb_execution_timeout=1)
     build_record.set_time_limit(None, config)
     assert config.nb_execution_timeout == seconds
+
+
+def test_a_measured_profile_replaces_its_old_numbers_and_keeps_the_others(tmp_path):
+    old, new = tmp_path / "kept.json", tmp_path / "new.json"
+    old.write_text('{"smoke": {"pages": 1}, "read": {"pages": 2}}')
+    new.write_text('{"smoke": {"pages": 3}}')
+    subprocess.run([sys.executable, ROOT / ".ci" / "measure.py", "--keep", new, old], check=True)
+    assert json.loads(old.read_text()) == {"smoke": {"pages": 3}, "read": {"pages": 2}}
