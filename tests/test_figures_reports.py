@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from bs4 import BeautifulSoup
 
-from medvlp_lite.figures.reports import _spread, highlight, plot_adjacency
+from medvlp_lite.figures.reports import highlight, plot_adjacency, spread_labels
 from medvlp_lite.reports import adjacency, extract, mentions
 
 REPORT = (
@@ -59,7 +59,7 @@ def test_the_matrix_names_what_is_known_only():
 
 
 def test_labels_are_moved_apart():
-    spots = _spread(np.array([3, 4, 5, 20, 50]), 2.0)
+    spots = spread_labels(np.array([3, 4, 5, 20, 50]), 2.0)
     assert np.diff(spots).min() > 1.99 and abs(spots[1] - 4) < 0.01 and list(spots[3:]) == [20, 50]
 
 

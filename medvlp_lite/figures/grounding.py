@@ -11,9 +11,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from medvlp_lite.figures.curves import WIDTH
 from medvlp_lite.figures.style import LINES
 from medvlp_lite.studies import Study
 
@@ -48,9 +50,7 @@ def _outline_findings(study: Study, axes: Axes, height: int, width: int) -> None
             )
         axes.plot([], [], label=describe_finding(finding), **style)
     if shown:
-        axes.legend(
-            loc="upper left", bbox_to_anchor=(0, -0.01), fontsize="x-small", borderaxespad=0.2, handlelength=1.6
-        )
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.01), fontsize="small", borderaxespad=0.2, handlelength=1.6)
 
 
 def describe_finding(finding) -> str:
@@ -65,12 +65,16 @@ def show_studies(
     titles: Sequence[str] | None = None,
     columns: int = 4,
     outlines: bool = True,
-    side: float = 2.7,
+    side: float | None = None,
 ) -> Figure:
-    """A grid of radiographs with their findings outlined. Raises ValueError when there is none to show."""
+    """A grid of radiographs with their findings outlined, each ``side`` inches wide; None fills the page's width.
+
+    Raises ValueError when there is none to show.
+    """
     if not studies:
         raise ValueError("no study to show")
     columns = min(columns, len(studies))
+    side = side or WIDTH / max(columns, 2)
     rows = -(-len(studies) // columns)
     figure, grid = plt.subplots(rows, columns, figsize=(columns * side, rows * side * 1.18), squeeze=False)
     for place, axes in enumerate(grid.flat):
@@ -83,17 +87,40 @@ def show_studies(
 
 
 def draw_heatmap(
-    image: np.ndarray, heat: np.ndarray, axes: Axes, *, title: str = "", region: np.ndarray | None = None
+    image: np.ndarray,
+    heat: np.ndarray,
+    axes: Axes,
+    *,
+    title: str = "",
+    region: np.ndarray | None = None,
+    limits: tuple[float, float] | None = None,
 ) -> Axes:
-    """A heat map (h, w) of any grid over an image (H, W), cells kept sharp, with the true region outlined.
+    """A heat map (h, w) of any grid over an image (H, W); the more heat, the less of the image shows through.
 
-    The grid is stretched, never smoothed, so that the reader sees how coarse it is.
+    The grid is stretched, never smoothed, so that the reader sees how coarse it is. A white frame marks the hottest cell,
+    which the pointing game scores; the true region is outlined. ``limits`` are the values that are drawn clear and full;
+    None takes the map's own smallest and largest, which makes any map look sharp.
     """
     height, width = image.shape
+    low, high = limits or (heat.min(), heat.max())
+    share = np.clip((heat - low) / max(high - low, 1e-12), 0, 1)
     axes.imshow(image, cmap="gray", vmin=0, vmax=255)
-    axes.imshow(heat, cmap="magma", alpha=0.5, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="nearest")
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    axes.imshow(heat, cmap="plasma", vmin=low, vmax=high, alpha=0.75 * share, extent=extent, interpolation="nearest")
+    cell_height, cell_width = height / heat.shape[0], width / heat.shape[1]
+    row, column = np.unravel_index(heat.argmax(), heat.shape)
+    corner = column * cell_width - 0.5, row * cell_height - 0.5
+    for colour, line in (("black", 3), ("white", 1.4)):
+        axes.add_patch(Rectangle(corner, cell_width, cell_height, fill=False, edgecolor=colour, linewidth=line))
     if region is not None and region.any():
         axes.contour(region.astype(float), levels=[0.5], colors=["cyan"], linewidths=1.2)
     axes.set(xticks=[], yticks=[])
     axes.set_title(title, loc="left", fontsize="small")
     return axes
+
+
+def heat_bar(axes: Sequence[Axes], label: str) -> Colorbar:
+    """One colour bar for heat maps that were drawn with the same limits, at the right of ``axes``."""
+    bar = axes[0].figure.colorbar(axes[0].images[-1], ax=list(axes), shrink=0.8, aspect=30, pad=0.02)
+    bar.set_label(label)
+    return bar

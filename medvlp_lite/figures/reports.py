@@ -11,6 +11,7 @@ from html import escape
 import numpy as np
 from matplotlib.axes import Axes
 
+from medvlp_lite.figures.curves import legend_below
 from medvlp_lite.reports.lexicon import load
 from medvlp_lite.reports.sentence import Mention
 from medvlp_lite.reports.vocabulary import vocabulary
@@ -85,7 +86,7 @@ def plot_adjacency(matrix: np.ndarray, *, title: str) -> Axes:
     positions, entities = vocabulary()["positions"], vocabulary()["entities"]
     if matrix.shape != (len(positions), len(entities)):
         raise ValueError(f"matrix must be {len(positions)} positions x {len(entities)} entities, got {matrix.shape}")
-    _, axes = plt.subplots(figsize=(7.2, 6.4))
+    _, axes = plt.subplots(figsize=(5.0, 5.6))
     axes.set_facecolor("0.93")
     for value, color, sign, name in ((0, "#0072b2", "$-$", "stated absent"), (1, "#d55e00", "$+$", "stated present")):
         rows, columns = np.nonzero(matrix == value)
@@ -103,7 +104,7 @@ def plot_adjacency(matrix: np.ndarray, *, title: str) -> Axes:
     axes.set_title(title, pad=24)
     line = {"arrowstyle": "-", "linewidth": 0.6, "color": "0.5"}
     beside, below = axes.get_yaxis_transform(), axes.get_xaxis_transform()
-    for row, spot in zip(used_rows, _spread(used_rows, 1.6)):
+    for row, spot in zip(used_rows, spread_labels(used_rows, 1.6)):
         axes.annotate(
             positions[row],
             (0, row),
@@ -115,7 +116,7 @@ def plot_adjacency(matrix: np.ndarray, *, title: str) -> Axes:
             va="center",
             fontsize=9,
         )
-    for column, spot in zip(used_columns, _spread(used_columns, 2.2)):
+    for column, spot in zip(used_columns, spread_labels(used_columns, 2.7)):
         axes.annotate(
             entities[column], (column, 0), (spot, -0.04), below, below, arrowprops=line, ha="center", va="top",
             rotation=90, fontsize=9,
@@ -124,11 +125,11 @@ def plot_adjacency(matrix: np.ndarray, *, title: str) -> Axes:
     axes.xaxis.set_label_position("top")
     axes.set_ylabel(f"{len(positions)} positions")
     axes.yaxis.set_label_position("right")
-    axes.legend(loc="center left", bbox_to_anchor=(0.3, 0.5), fontsize="small", frameon=True, facecolor="white")
+    legend_below(axes, drop=1.9)
     return axes
 
 
-def _spread(places: np.ndarray, gap: float) -> np.ndarray:
+def spread_labels(places: np.ndarray, gap: float) -> np.ndarray:
     """Sorted places moved apart until neighbours are ``gap`` from each other, for labels that must not overlap."""
     spots = places.astype(float)
     for _ in range(200):
