@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import traceback
@@ -75,11 +76,20 @@ def begin(name: str, *, profile: str | None = None, seed: int = 0) -> Chapter:
     np.random.seed(seed)
     torch.manual_seed(seed)
     use_style()
+    _note_memory_at_exit(name)
     root = data_root()
     data = root if root.is_dir() and any(root.iterdir()) else None
     print(f"{name} | profile {profile} | seed {seed} | real data {'at hand' if data else 'not here'}")
     print(f"torch {torch.__version__} on {device_name()} | commit {commit() or 'unknown'}")
     return Chapter(name, profile, seed, data)
+
+
+def _note_memory_at_exit(name: str) -> None:
+    """Leave this process's peak memory (MB) in the folder that MEDVLP_MEMORY names, for the page on the build."""
+    from medvlp_lite.records.record import peak_memory_mb
+
+    if folder := os.environ.get("MEDVLP_MEMORY"):
+        atexit.register(lambda: Path(folder, f"{name}.txt").write_text(f"{peak_memory_mb():.0f}", encoding="utf-8"))
 
 
 class NotYet(AssertionError):
