@@ -76,13 +76,14 @@ def show_studies(
     columns = min(columns, len(studies))
     side = side or WIDTH / max(columns, 2)
     rows = -(-len(studies) // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(columns * side, rows * side * 1.18), squeeze=False)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(columns * side, rows * side * 1.3), squeeze=False, layout="constrained"
+    )
     for place, axes in enumerate(grid.flat):
         if place < len(studies):
             draw_study(studies[place], axes, title=titles[place] if titles else None, outlines=outlines)
         else:
             axes.set_axis_off()
-    figure.tight_layout()
     return figure
 
 
