@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
+import textwrap
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,11 +77,20 @@ def begin(name: str, *, profile: str | None = None, seed: int = 0) -> Chapter:
     np.random.seed(seed)
     torch.manual_seed(seed)
     use_style()
+    _note_memory_at_exit(name)
     root = data_root()
     data = root if root.is_dir() and any(root.iterdir()) else None
     print(f"{name} | profile {profile} | seed {seed} | real data {'at hand' if data else 'not here'}")
     print(f"torch {torch.__version__} on {device_name()} | commit {commit() or 'unknown'}")
     return Chapter(name, profile, seed, data)
+
+
+def _note_memory_at_exit(name: str) -> None:
+    """Leave this process's peak memory (MB) in the folder that MEDVLP_MEMORY names, for the page on the build."""
+    from medvlp_lite.records.record import peak_memory_mb
+
+    if folder := os.environ.get("MEDVLP_MEMORY"):
+        atexit.register(lambda: Path(folder, f"{name}.txt").write_text(f"{peak_memory_mb():.0f}", encoding="utf-8"))
 
 
 class NotYet(AssertionError):
@@ -110,7 +121,7 @@ def exercise(kind: type | tuple[type, ...], expects: str) -> Callable[[Callable[
         @functools.wraps(check)
         def checked(answer: Any) -> None:
             if answer is None:
-                print(f"No answer yet. Expected: {expects}.")
+                print(textwrap.fill(f"No answer yet. Expected: {expects}.", 76))
                 return
             require(isinstance(answer, kind), f"Expected: {expects}. Got: {type(answer).__name__}.")
             try:
@@ -134,11 +145,6 @@ def _what_failed(answer: Any, error: Exception, expects: str) -> str:
     if lines:
         return f"Line {lines[-1]} of your cell raised {type(error).__name__}: {error}."
     return f"The answer could not be used. Expected: {expects}."
-
-
-def check(condition: bool, hint: str) -> None:
-    """One part of a checker inside a chapter; ``require`` under its old name."""
-    require(condition, hint)
 
 
 def glue(name: str, value: object) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 import nbformat
@@ -16,6 +17,7 @@ from bs4 import BeautifulSoup
 
 ROOT = Path(__file__).parent.parent
 HTML = Path(os.environ.get("MEDVLP_BOOK", ROOT / "_build" / "html"))
+WIDEST_PRINT = 76
 NOT_PAGES = {"index.html", "genindex.html", "search.html"}
 SHORTEST_TEXT = 15
 
@@ -85,6 +87,30 @@ def output_faults(page) -> list[str]:
     return found
 
 
+def wide_prints(page) -> list[str]:
+    """Printed lines that do not fit beside the contents; tables drawn as HTML are not printed."""
+    lines = [
+        line for tag in page.select(".cell_output .output > .highlight pre") for line in tag.get_text().splitlines()
+    ]
+    return [f"prints {len(line)} characters: {line[:50]!r}" for line in lines if len(line) > WIDEST_PRINT]
+
+
+def checker_faults(page) -> list[str]:
+    """Solutions that a checker does not call solved, and exercises that are solved before anyone has answered."""
+    found = []
+    for solution in page.select(".solution"):
+        said = [tag.get_text().split("\n") for tag in solution.select(".cell_output")]
+        if solution.select(".cell_input") and not any("Solved." in lines for lines in said):
+            found.append(f"the solution {solution.get('id')} is not called solved")
+        found += [f"{solution.get('id')} is called solved twice in a cell" for s in said if s.count("Solved.") > 1]
+    early = [
+        tag
+        for tag in page.select(".cell_output")
+        if "Solved." in tag.get_text() and not tag.find_parent(class_="solution")
+    ]
+    return found + [f"solved without an answer: {tag.get_text(' ', strip=True)[:60]}" for tag in early]
+
+
 def dead_links(name: str, page) -> list[str]:
     """Links to pages, files or places that do not exist in the book."""
     found = []
@@ -114,6 +140,10 @@ def fragment(text: str) -> BeautifulSoup:
     return BeautifulSoup(f'<article class="bd-article">{text}</article>', "html.parser")
 
 
+PRINTED = '<div class="cell_output"><div class="output stream"><div class="highlight"><pre>{}</pre></div></div></div>'
+SOLUTION = f'<div class="solution"><div class="cell_input"></div>{PRINTED}</div>'
+
+
 # --- the checks themselves can fail
 
 
@@ -132,6 +162,10 @@ def fragment(text: str) -> BeautifulSoup:
         ),
         (output_faults, '<div class="cell_output"><pre>UserWarning: old</pre></div>', '<div class="cell_output"><pre>loss 0.1</pre></div>'),
         (output_faults, '<div class="cell_output"><div class="output stderr">x</div></div>', "<p>a Warning: in prose</p>"),
+        (wide_prints, PRINTED.format("x" * 77), PRINTED.format("x" * 76 + "\n" + "y" * 76)),
+        (checker_faults, SOLUTION.format("Not yet."), SOLUTION.format("Solved.")),
+        (checker_faults, SOLUTION.format("Solved.\nSolved."), SOLUTION.format("0.25\nSolved.")),
+        (checker_faults, PRINTED.format("Solved."), PRINTED.format("No answer yet. Expected: a number.")),
     ],
 )  # fmt: skip
 def test_the_checks_see_what_they_look_for(check, bad, good):
@@ -176,6 +210,47 @@ def test_no_warning_or_error_is_left_on_a_page(pages):
 
 
 @pytest.mark.book
+def test_printed_lines_fit_the_page(pages):
+    found = [f"{name}: {fault}" for name, page in pages.items() for fault in wide_prints(page)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.book
+def test_solutions_are_solved_and_untouched_exercises_are_not(pages):
+    found = [f"{name}: {fault}" for name, page in chapters(pages).items() for fault in checker_faults(page)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.book
+def test_chapters_figures_and_exercises_carry_the_chapters_number(pages):
+    for name, page in chapters(pages).items():
+        number = str(int(re.search(r"book/(\d+)", name).group(1)))
+        assert page.select_one("h1 .section-number").get_text(strip=True) == number, name
+        captions = [tag.get_text(strip=True) for tag in page.select(".bd-article .caption-number")]
+        assert captions and all(re.match(rf"(Fig\.|Exercise) {number}\.\d+$", text) for text in captions), (
+            name,
+            captions,
+        )
+        listed = pages["book/index.html"].select_one(f'nav.bd-links a[href="{name.removeprefix("book/")}"]')
+        assert listed.get_text(strip=True).startswith(f"{number} "), name
+
+
+@pytest.mark.book
+def test_what_a_student_reads_stays_below_6000_lines(pages):
+    page = pages["book/how-to-run.html"]
+    rows = [
+        [cell.get_text(strip=True) for cell in row.select("td")]
+        for row in page.select("#how-the-library-is-organised tr")[1:]
+    ]
+    read = [row for row in page.select("#how-the-library-is-organised tr") if row.select_one("strong")]
+    lines = sum(int(row.select("td")[-1].get_text().replace(",", "")) for row in read)
+    assert len(read) == 7 and f"{lines:,} lines" in page.get_text() and lines < 6000
+    assert {row[0].split(".")[0] for row in rows} >= {
+        path.stem for path in (ROOT / "medvlp_lite").glob("[a-z]*") if path.is_dir() and list(path.glob("*.py"))
+    }
+
+
+@pytest.mark.book
 def test_every_link_inside_the_book_leads_somewhere(pages):
     found = [f"{name}: {fault}" for name, page in pages.items() for fault in dead_links(name, page)]
     assert not found, "\n".join(found)
@@ -192,10 +267,17 @@ def test_every_page_says_not_for_clinical_use(pages):
 
 
 @pytest.mark.book
-def test_every_chapter_was_executed(pages):
-    rows = pages["book/status.html"].select("table tr")[1:]
-    executed = {row.find("a").get_text(strip=True) for row in rows}
-    assert {name.removesuffix(".html") for name in chapters(pages)} <= executed
+def test_every_chapter_was_executed_and_measured(pages):
+    rows = [
+        [cell.get_text(strip=True) for cell in row.select("td")]
+        for row in pages["book/status.html"].select("table tr")[1:]
+    ]
+    executed = {row[0]: row[1:] for row in rows}
+    for name, page in chapters(pages).items():
+        title = page.select_one(".bd-article h1").get_text().removesuffix("#").strip()
+        time, memory, outcome = executed[title]
+        assert re.fullmatch(r"\d+\smin \d\d\ss", time) and outcome == "✓ yes", name
+        assert os.name == "nt" or memory.endswith("GiB"), f"{name} left no peak memory"
 
 
 @pytest.mark.book
@@ -248,6 +330,35 @@ LOOK = """() => {
   }
   return {width: document.documentElement.scrollWidth, window: window.innerWidth, faint: faint.slice(0, 3)};
 }"""
+
+FORMULAS = """() => [...document.querySelectorAll(".bd-article div.math")].filter((d) => d.offsetParent).flatMap((block) => {
+  const box = block.querySelector("mjx-container"), drawn = box && box.querySelector("svg");
+  if (!drawn) return [];
+  const name = block.querySelector(".eqno");
+  const [outer, view, ink] = [block, box, drawn].map((element) => element.getBoundingClientRect());
+  const label = name ? name.getBoundingClientRect() : null;
+  const found = [];
+  if (box.scrollLeft !== 0) found.push("opens scrolled");
+  if (ink.left < view.left - 1 || view.left < 0 || ink.left > outer.left + 3) found.push("does not start at the left");
+  if (label && (label.right > window.innerWidth || label.left < 0)) found.push("its name is outside the page");
+  if (label && label.top < view.bottom && label.bottom > view.top && label.left < Math.min(ink.right, view.right))
+    found.push("its name covers it");
+  if (window.innerWidth > 1200 && ink.width > view.width + 1) found.push("is wider than the column");
+  return found.map((fault) => (name ? name.innerText : box.textContent.slice(0, 20)) + " " + fault);
+})"""
+
+CODE = """() => [...document.querySelectorAll(".bd-article .cell_input pre")]
+  .filter((pre) => !pre.closest("details:not([open])") && pre.scrollWidth > pre.clientWidth + 1).map((pre) => pre.innerText.slice(0, 40))"""
+
+PLOTS = """() => [...document.querySelectorAll(".bd-article .cell_output img")]
+  .filter((image) => image.offsetParent && (image.style.minWidth || !image.closest(".medvlp-explore")))
+  .flatMap((image) => {
+    const scale = image.getBoundingClientRect().width / image.naturalWidth;
+    const found = [];
+    if (image.naturalWidth > 742) found.push(`is drawn ${(image.naturalWidth / 110).toFixed(1)} inches wide`);
+    if (scale < 0.65) found.push(`shrinks to ${scale.toFixed(2)}, so that 9-point type has less than 9 pixels`);
+    return found.map((fault) => (image.alt || "").slice(0, 40) + " " + fault);
+  })"""
 
 MATH = """async () => {
   if (!document.querySelector("span.math, div.math")) return {formulas: 0, drawn: 0, broken: 0, raw: ""};
@@ -314,6 +425,11 @@ def visit(browser, name: str, file: Path) -> list[str]:
                 found.append(f"{mode}, {width} px: is {seen['width']} px wide")
             if seen["faint"]:
                 found.append(f"{mode}, {width} px: hard to read: {seen['faint']}")
+            if mode == "light":
+                found += [f"{width} px: formula {fault}" for fault in page.evaluate(FORMULAS)]
+                found += [f"{width} px: picture {fault}" for fault in page.evaluate(PLOTS)]
+                if width == 1280:
+                    found += [f"{width} px: code is cut: {code!r}" for code in page.evaluate(CODE)]
     context.close()
     return [f"{name}: {fault}" for fault in found]
 
@@ -341,16 +457,57 @@ def test_sliders_work_without_a_kernel(pages, browser):
         page.close()
 
 
+@pytest.mark.book
+def test_questions_on_the_page_answer_by_keyboard(pages, browser):
+    with_question = [name for name, page in pages.items() if page.find(class_="selfcheck")]
+    for name in with_question:
+        page = browser.new_page()
+        page.goto((HTML / name).as_uri())
+        question = page.locator(".selfcheck").first
+        for kind in ("wrong", "right"):
+            question.locator(f".{kind} summary").first.focus()
+            page.keyboard.press("Enter")
+            reason = question.locator(f".{kind}[open] .reason").first
+            assert reason.inner_text().lower().startswith(kind) and len(reason.inner_text()) > SHORTEST_TEXT, name
+        page.close()
+
+
+@pytest.mark.book
+def test_the_search_finds_words_from_a_folder_on_disk_and_says_what_it_cannot(browser, pages):
+    page = browser.new_page()
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto((HTML / "search.html").as_uri() + "?q=pneumoconiosis")
+    page.wait_for_selector("#search-results li", timeout=10_000)
+    assert page.locator("#search-results li a").count() > 2 and not errors
+    assert "titles only" in page.locator(".search-note").inner_text()
+    page.close()
+
+
+DRAWN_BADLY = (
+    "does not start at the left",
+    "wider than the column",
+    "code is cut",
+    "9.0 inches wide",
+    "shrinks to 0.30",
+)
+
+
 def test_the_browser_check_sees_faults(browser, tmp_path):
     file = tmp_path / "page.html"
     file.write_text(
         '<!doctype html><html data-theme="light"><body><img src="https://cdn.example/a.png">'
         '<article class="bd-article"><p style="width:600px;color:#ddd;background:#fff">faint</p>'
-        '<span class="math">\\(a\\)</span></article></body></html>',
+        '<span class="math">\\(a\\)</span>'
+        '<div class="math"><mjx-container style="display:block;width:99px;overflow:auto;direction:rtl">'
+        '<svg width="900" height="9"></svg></mjx-container></div>'
+        '<div class="cell_input"><pre style="width:99px;overflow:auto">' + "x" * 99 + "</pre></div>"
+        '<div class="cell_output"><img width="300" src="data:image/svg+xml,'
+        "%3Csvg xmlns='http://www.w3.org/2000/svg' width='990' height='9'/%3E\"></div></article></body></html>",
         encoding="utf-8",
     )
     found = "\n".join(visit(browser, "page", file))
-    for fault in ("asks the network", "formulas are not drawn", "390 px: is 6", "hard to read"):
+    for fault in ("asks the network", "formulas are not drawn", "390 px: is 6", "hard to read", *DRAWN_BADLY):
         assert fault in found
 
 
@@ -372,9 +529,12 @@ def build(folder: Path) -> subprocess.CompletedProcess:
 def small_book(tmp_path):
     """This book's frame with one chapter that shows a number from one module."""
     shutil.copy(ROOT / "_config.yml", tmp_path)
-    shutil.copytree(ROOT / "book" / "_static", tmp_path / "book" / "_static")
+    for folder in ("_static", "_ext"):
+        shutil.copytree(ROOT / "book" / folder, tmp_path / "book" / folder)
     (tmp_path / "book" / "references.bib").write_text("", encoding="utf-8")
-    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/index\nchapters:\n  - glob: book/[0-9]*\n")
+    (tmp_path / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/index\noptions: {numbered: 1}\nchapters:\n  - glob: book/[0-9]*\n"
+    )
     (tmp_path / "book" / "index.md").write_text("# A small book\n", encoding="utf-8")
     (tmp_path / "library.py").write_text("ANSWER = 41_000\n", encoding="utf-8")
     cells = [
@@ -405,6 +565,74 @@ def test_a_changed_library_shows_at_once_and_an_error_fails_every_time(small_boo
         assert "01_one.ipynb" in said and "ZeroDivisionError" in said, "the message names neither chapter nor error"
 
 
-def test_a_warning_fails_the_build(small_book):
-    (small_book / "book" / "index.md").write_text("# A small book\n\n[nowhere](no-such-page.md)\n", encoding="utf-8")
-    assert build(small_book).returncode != 0
+GOOD_CELLS = """
+# A chapter
+
+$$ a = b \\tag{K-7} $$
+
+See {eq}`K-7`.
+
+:::{selfcheck} What is $1 + 1$?
+Two
+: Right. Count.
+
+Three
+: Wrong. That is $1 + 2$.
+:::
+
+::::{exercise} Add
+:label: ex-add
+
+**Predict.** What is $2 + 2$?
+::::
+"""
+
+
+def test_numbers_names_and_questions_come_out(small_book, browser):
+    (small_book / "book" / "02_two.md").write_text(GOOD_CELLS, encoding="utf-8")
+    done = build(small_book)
+    assert done.returncode == 0, done.stdout + done.stderr
+    file = small_book / "_build" / "html" / "book" / "02_two.html"
+    page = BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser")
+    assert page.select_one("h1 .section-number").text.strip() == "2"
+    assert page.select_one(".eqno").get_text().startswith("(K-7)") and "tag" not in page.select_one("div.math").text
+    assert page.select_one('a[href="#equation-k-7"].reference').text == "(K-7)"
+    assert page.select_one(".exercise .caption-number").text.strip() == "Exercise 2.1"
+    choices = page.select(".selfcheck details")
+    assert [choice["class"] for choice in choices] == [["choice", "right"], ["choice", "wrong"]]
+    assert (
+        len({choice["name"] for choice in choices}) == 1
+        and choices[0].select_one(".reason").text.strip() == "Right. Count."
+    )
+    assert not visit(browser, "two", file)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (":::{selfcheck} What?\nTwo\n: Right. Count.\n:::", "at least one of each"),
+        (":::{selfcheck} What?\nTwo\n: Right. Count.\n\nThree\n: Wrong.\n:::", "give a reason"),
+        ("[nowhere](no-such-page.md)", "no-such-page"),
+    ],
+)
+def test_a_fault_on_a_page_fails_the_build(small_book, text, message):
+    (small_book / "book" / "index.md").write_text(f"# A small book\n\n{text}\n", encoding="utf-8")
+    done = build(small_book)
+    assert done.returncode != 0 and message in done.stdout + done.stderr
+
+
+def test_a_chapter_that_leaves_a_file_behind_fails_the_build(small_book):
+    (small_book / "library.py").write_text("ANSWER = open('left.txt', 'w').write('x')\n", encoding="utf-8")
+    done = build(small_book)
+    assert done.returncode != 0 and "left book/left.txt" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("profile, seconds", [("smoke", 600), ("read", 600), ("full", -1)])
+def test_the_time_limit_of_a_cell_follows_the_profile(monkeypatch, profile, seconds):
+    monkeypatch.syspath_prepend(str(ROOT / "book" / "_ext"))
+    monkeypatch.setenv("MEDVLP_PROFILE", profile)
+    import build_record
+
+    config = SimpleNamespace(nb_execution_timeout=1)
+    build_record.set_time_limit(None, config)
+    assert config.nb_execution_timeout == seconds
