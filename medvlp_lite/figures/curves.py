@@ -5,6 +5,7 @@ Every figure is at most 6.5 inches wide, so that its text stays readable on a pa
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -94,7 +95,8 @@ def plot_intervals(
     ``limits`` bounds the axis; an interval that is wider goes on beyond the frame.
     """
     series = list(dict.fromkeys(name for row in rows.values() for name in row))
-    _, axes = plt.subplots(figsize=(WIDTH - 1.4, 0.7 + max(0.26, 0.13 * len(series) + 0.08) * len(rows)))
+    height = 1.5 + max(0.26, 0.13 * len(series) + 0.08) * len(rows)
+    _, axes = plt.subplots(figsize=(WIDTH, height), layout="constrained")
     for place, name in enumerate(series):
         offset = (place - (len(series) - 1) / 2) * 0.7 / max(len(series), 2)
         points = [(r + offset, row[name]) for r, row in enumerate(rows.values()) if name in row]
@@ -117,7 +119,7 @@ def plot_intervals(
     if limits:
         axes.set_xlim(*limits)
     axes.set(xlabel=xlabel)
-    axes.set_title(title, x=0, ha="left")
+    axes.set_title(textwrap.fill(title, 52))
     if len(series) > 1 or chance is not None:
         legend_below(axes, columns=2 if any(len(name) > 20 for name in series) else 4)
     return axes
