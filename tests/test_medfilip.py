@@ -227,7 +227,11 @@ def test_every_experiment_is_measured_on_the_test_part(tmp_path, monkeypatch):
     rich = {**result, "unseen": fine_grained.unseen_by_explanation(system, 40)}
     rich |= {key: {"1 %": {"auc": value}} for key, value in (("probe", 0.7), ("probe_random", 0.6))}
     runs = [{"seed": seed, **json.loads(json.dumps(rich))} for seed in range(3)]
-    claims = [claim for claim in read_claims(DATA / "medfilip.yaml") if claim.comparison and "medklip" not in claim.comparison.baseline]
+    claims = [
+        claim
+        for claim in read_claims(DATA / "medfilip.yaml")
+        if claim.comparison and "medklip" not in claim.comparison.baseline
+    ]
     names = {name for claim in claims for name in (claim.comparison.baseline, claim.comparison.treatment)}
     records = {name: RunRecord(name, "long", [0, 1, 2], "d", metrics={"runs": runs}) for name in names}
     assert names <= set(EXPERIMENTS) and all(result.effect for result in assess_all(claims, records))

@@ -43,7 +43,9 @@ def counts_table(results: Sequence[Result]) -> str:
     rows = []
     for verdict in SIGNS:
         cells = "".join(f"<td>{_count(counts[verdict, system], verdict, system)}</td>" for system in TITLES)
-        rows.append(f'<tr><th scope="row">{_badge(verdict)}</th>{cells}<td class="meaning">{MEANING[verdict]}</td></tr>')
+        rows.append(
+            f'<tr><th scope="row">{_badge(verdict)}</th>{cells}<td class="meaning">{MEANING[verdict]}</td></tr>'
+        )
     sums = "".join(f"<td>{sum(counts[v, system] for v in SIGNS)}</td>" for system in TITLES)
     return (
         f'{_style()}<table class="ledger-counts"><thead><tr><th scope="col">verdict</th>{heads}<th scope="col">it means</th></tr>'
@@ -77,7 +79,10 @@ def forest(results: Sequence[Result], title: str) -> Axes:
     texts = [fill(result.claim.statement, 62) for result in shown]
     heights = [0.27 + 0.17 * (1 + text.count("\n")) for text in texts]
     bottoms = -np.cumsum(heights)
-    _, axes = plt.subplots(figsize=(4.5, sum(heights) + 1.6))
+    inside, below, above = sum(heights), 1.4, 0.3  # inches
+    figure = plt.figure(figsize=(4.5, below + inside + above))
+    whole = figure.get_size_inches()[1]
+    axes = figure.add_axes((0.03, below / whole, 0.94, inside / whole))
     axes.axvspan(-1, 1, color="#e6e6e6", zorder=0, linewidth=0)
     axes.axvline(0, color="0.3", linewidth=1)
     axes.set_xscale("asinh", linear_width=1)
@@ -85,15 +90,15 @@ def forest(results: Sequence[Result], title: str) -> Axes:
         axes.text(0, bottom + height - 0.05, text, fontsize=9, va="top", transform=axes.get_yaxis_transform())
         _draw(axes, result, bottom + 0.12)
     reach = max(3, *(abs(bound) / result.claim.delta for result in shown for bound in _bounds(result)))
-    axes.set(xlim=(-1.3 * reach, 1.3 * reach), ylim=(bottoms[-1] - 0.05, 0), yticks=[])
+    axes.set(xlim=(-1.3 * reach, 1.3 * reach), ylim=(bottoms[-1], 0), yticks=[])
     ticks = [tick for tick in (1, 3, 10, 30, 100) if tick < 1.3 * reach]
     axes.set_xticks([-tick for tick in reversed(ticks)] + [0, *ticks], minor=False)
-    axes.set_xticklabels([f"{tick:+g}" if tick else "0" for tick in axes.get_xticks()], fontsize=9)
+    axes.set_xticklabels([f"{tick:+g}".replace("-", "−") if tick else "0" for tick in axes.get_xticks()], fontsize=9)
     axes.set_xticks([], minor=True)
     axes.set_xlabel("difference, in the paper's direction, in units of δ", fontsize=9)
     axes.set_title(title, fontsize=10)
     axes.spines["left"].set_visible(False)
-    _legend(axes, shown)
+    _legend(axes, shown, -0.5 / inside)
     return axes
 
 
@@ -107,7 +112,9 @@ def _draw(axes: Axes, result: Result, height: float) -> None:
     if math.isfinite(interval.low):
         axes.plot([interval.low / delta, interval.high / delta], [height] * 2, color=colour, linewidth=1.8)
     if result.claim.paper:
-        axes.plot((result.claim.paper[1] - result.claim.paper[0]) / delta, height, "D", mfc="none", mec="k", markersize=6.5)
+        axes.plot(
+            (result.claim.paper[1] - result.claim.paper[0]) / delta, height, "D", mfc="none", mec="k", markersize=6.5
+        )
     axes.plot(interval.value / delta, height, **_mark(result.verdict))
 
 
@@ -117,7 +124,7 @@ def _mark(verdict: str) -> dict:
     return {"marker": MARKERS[verdict], "mfc": face, "mec": colour, "markersize": 7, "linestyle": "none"}
 
 
-def _legend(axes: Axes, shown: Sequence[Result]) -> None:
+def _legend(axes: Axes, shown: Sequence[Result], top: float) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -126,8 +133,7 @@ def _legend(axes: Axes, shown: Sequence[Result]) -> None:
     handles.append(Patch(color="#e6e6e6", label="too small to matter (±δ)"))
     if any(result.claim.paper for result in shown):
         handles.append(Line2D([], [], label="the paper's effect", marker="D", mfc="none", mec="k", linestyle="none"))
-    inches = axes.figure.get_size_inches()[1]
-    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, -0.62 / inches), fontsize=9, ncols=2, columnspacing=1)
+    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, top), fontsize=9, ncols=2, columnspacing=1)
 
 
 def claims_table(results: Sequence[Result], *, tools: bool = True) -> str:
@@ -155,7 +161,7 @@ def claims_table(results: Sequence[Result], *, tools: bool = True) -> str:
 HEADS = {
     "place": "claim",
     "paper": "paper",
-    "effect": "ours: difference [95 %]",
+    "effect": "ours [95 %]",
     "verdict": "verdict",
     "detectable": "could see",
 }
@@ -188,7 +194,7 @@ def _per_delta(value: float, delta: float) -> str:
 def _claim_cell(result: Result) -> str:
     claim = result.claim
     chapter = f'<a href="{claim.chapter}.html">chapter {int(claim.chapter[:2])}</a>'
-    more = {"id": claim.id, "the paper": claim.paper_text, "source": claim.source, "limits": claim.limits, "needs": result.missing}
+    more = {"id": claim.id, "the paper": claim.paper_text, "source": claim.source, "limits": claim.limits}
     if claim.comparison:
         more["rows"] = _rows(claim.comparison)
         more["positive control"] = _control(claim.positive, result.positive)
@@ -196,8 +202,9 @@ def _claim_cell(result: Result) -> str:
     listed = "".join(f"<dt>{key}</dt><dd>{escape(text)}</dd>" for key, text in more.items() if text)
     setting = "paper's setting" if claim.setting == "paper's" else "our setting"
     measured = f", {escape(claim.comparison.measure)}" if claim.comparison else ""
+    needs = f"<p class='small'>needs {escape(result.missing)}</p>" if result.missing else ""
     return (
-        f"<p>{escape(claim.statement)} ({chapter})</p>"
+        f"<p>{escape(claim.statement)} ({chapter})</p>{needs}"
         f"<details><summary>{setting}{measured}</summary><dl>{listed}</dl></details>"
     )
 
@@ -216,7 +223,8 @@ def _paper_cell(result: Result) -> str:
     if claim.paper:
         before, after = claim.paper
         return f"{_number(after - before, sign=True)} <p class='small'>{_number(before)} → {_number(after)}</p>"
-    return f"<p class='small'>{'not in the paper' if claim.paper_text.startswith('not ') else 'in another measure'}</p>"
+    absent = "not in the paper" if claim.paper_text.startswith("not ") else "in words"
+    return f"<p class='small'>{'another measure' if any(map(str.isdigit, claim.paper_text)) else absent}</p>"
 
 
 def _ours_cell(result: Result) -> str:
@@ -245,7 +253,7 @@ def _power_cell(result: Result) -> str:
     positive = "✓" if result.positive == "supported" else "✕" if result.positive else "–"
     negative = "✕" if result.negative == "supported" else "✓" if result.negative else "–"
     delta = f"{result.claim.delta:.2f}".removeprefix("0")
-    return f"{_number(result.effect.detectable)} <p class='small'>δ {delta}; control +{positive} −{negative}</p>"
+    return f"{_number(result.effect.detectable)} <p class='small'>δ&nbsp;{delta}, +{positive}&nbsp;−{negative}</p>"
 
 
 def _number(value: float, sign: bool = False) -> str:
@@ -258,5 +266,5 @@ def _number(value: float, sign: bool = False) -> str:
 
 
 def _interval(interval: Interval) -> str:
-    bounds = f" [{_number(interval.low)}, {_number(interval.high)}]" if math.isfinite(interval.low) else ""
+    bounds = f"&nbsp;[{_number(interval.low)},&nbsp;{_number(interval.high)}]" if math.isfinite(interval.low) else ""
     return f'<span class="value">{_number(interval.value, sign=True)}</span>{bounds}'

@@ -54,7 +54,9 @@ class Comparison:
         before, after = (records[row] for row in rows)
         if before.data != after.data:
             raise LookupError(f"{self.baseline} and {self.treatment} on the same data")
-        pairs = [(one, two) for two in after.metrics["runs"] for one in before.metrics["runs"] if one["seed"] == two["seed"]]
+        pairs = [
+            (one, two) for two in after.metrics["runs"] for one in before.metrics["runs"] if one["seed"] == two["seed"]
+        ]
         try:
             old = [MEASURES[self.baseline_measure].read(one, two) for one, two in pairs]
             new = [MEASURES[self.measure].read(two, one) for one, two in pairs]
@@ -139,7 +141,9 @@ def _claim(name: str, fields: dict[str, Any]) -> Claim:
     controls = {key: fields.pop(key, None) for key in ("positive", "negative")}
     try:
         own = _comparison(parts) if parts["treatment"] else None
-        controls = {key: _comparison({**parts, "baseline_measure": None, **value}) for key, value in controls.items() if value}
+        controls = {
+            key: _comparison({**parts, "baseline_measure": None, **value}) for key, value in controls.items() if value
+        }
         paper = fields.pop("paper", None)
         made = Claim(name, comparison=own, **controls, paper=paper and tuple(map(float, paper)), **fields)
         if made.setting not in ("paper's", "ours") or not (made.comparison or made.needs):
@@ -240,7 +244,11 @@ def assess(claim: Claim, records: Mapping[str, RunRecord]) -> Result:
 
 def _control(comparison: Comparison | None, records: Mapping[str, RunRecord]) -> str:
     try:
-        return verdict_of(comparison.effect(records).interval, deltas()[MEASURES[comparison.measure].kind]) if comparison else ""
+        return (
+            verdict_of(comparison.effect(records).interval, deltas()[MEASURES[comparison.measure].kind])
+            if comparison
+            else ""
+        )
     except LookupError:
         return ""
 

@@ -23,7 +23,7 @@ def print_results(folder: Path | None = None, profile: str = "long") -> None:
 
 
 def _claim_line(result: Result) -> str:
-    start = f"  {SIGNS[result.verdict]} {result.verdict:15s}{result.claim.id:37s}"
+    start = f"  {SIGNS[result.verdict]} {result.verdict:15s}{result.claim.id:40s}"
     if not result.effect:
         return f"{start}needs {result.missing}"
     detectable = "" if math.isnan(result.effect.detectable) else f"  could see {result.effect.detectable:.3f}"
