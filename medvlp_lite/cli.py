@@ -47,11 +47,8 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 
 def add_results(commands: argparse._SubParsersAction) -> None:
-    """``medvlp-lite results``: the committed records, a line each."""
-    results = commands.add_parser("results", help="list the records that stand behind the book's figures")
-    results.add_argument(
-        "--claims", action="store_true", help="work out the claims and keep each in the record it speaks of"
-    )
+    """``medvlp-lite results``: every claim with its verdict, then the records."""
+    results = commands.add_parser("results", help="list the papers' claims with verdicts, and the records behind them")
     results.set_defaults(run=_results)
 
 
@@ -141,23 +138,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _results(arguments: argparse.Namespace) -> int:
-    from medvlp_lite.claims import claims
-    from medvlp_lite.experiments import results_folder
-    from medvlp_lite.records.record import RunRecord
+def _results(_: argparse.Namespace) -> int:
+    from medvlp_lite.records import print_results
 
-    records = {path: RunRecord.load(path) for path in sorted(results_folder().glob("*.json"))}
-    for record in records.values():
-        print(_summary(record))
-    if not records:
-        print(f"no records in {results_folder()}")
-    by_name = {record.name: record for record in records.values() if record.profile == "long"}
-    for row in claims(by_name):
-        print(f"{row['verdict']:15s} {row['claim']}: {row['ours']}")
-    if arguments.claims:
-        for name, record in by_name.items():
-            record.claims = claims(by_name, name)
-            record.save(results_folder())
+    print_results()
     return 0
 
 

@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from medvlp_lite import experiments
-from medvlp_lite.claims import maco as claims
 from medvlp_lite.experiments import masked
 from medvlp_lite.experiments.masking_cost import masking_cost, saved_activation_bytes
 from medvlp_lite.phantom import ENTITIES
+from medvlp_lite.records import MEASURES
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_phrase_grounding_holds_every_setting(system, data):
     assert all(row["cnr_absolute"] >= abs(row["cnr"]) - 1e-9 and 0 <= row["miou"] <= 1 for row in rows)
     assert rows[0]["cnr"] == pytest.approx(rows[1]["cnr"], abs=1e-4), "zero weights are equal weights at any tau"
     run = {"phrase_grounding": rows}
-    assert claims.phrase_measure("cnr", 0.02)(run) == pytest.approx(
+    assert MEASURES["phrase cnr"].read(run) == pytest.approx(
         np.mean([row["cnr"] for row in rows if row["tau_w"] == 0.02])
     )
 
@@ -65,7 +65,7 @@ def test_share_inside_the_lungs(system, data):
     assert last["0.02"] > last["0.1"] > last["1.0"] > last["None"] == pytest.approx(area.mean())
     assert last["correlation"] == pytest.approx(1, abs=1e-5)
     run = {"lungs": {"area": float(area.mean()), "by_step": [last]}}
-    assert claims.lung_share(run) == last["0.02"] and claims.lung_area(run) == area.mean()
+    assert MEASURES["lung share"].read(run) == last["0.02"] and MEASURES["lung area"].read(run) == area.mean()
 
 
 def test_what_a_patch_is_worth_is_the_loss_of_hiding_it(system, data, monkeypatch):
@@ -102,7 +102,7 @@ def test_measuring_leaves_the_random_state_alone(system, data):
 def test_probe_reads_frozen_tokens(system, data):
     result = masked.token_probe(system, data, limit=40)
     assert 0 <= result["macro"]["low"] <= result["macro"]["value"] <= 1 and set(result["per_class"]) <= set(ENTITIES)
-    assert claims.probe_auc({"probe": result}) == result["macro"]["value"]
+    assert MEASURES["probe AUC"].read({"probe": result}) == result["macro"]["value"]
 
 
 def test_masked_encoding_costs_less():
