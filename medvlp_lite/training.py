@@ -127,13 +127,16 @@ def fit(
     *,
     checkpoints: str | Path | None = None,
     checkpoint_every: int = 0,
+    on_step: Callable[[int, System], None] | None = None,
     log: Callable[[str], None] | None = print,
     log_every: int = 0,
 ) -> History:
     """Train ``system`` on ``dataset`` as ``plan`` says and return what happened; the system is changed in place.
 
     With ``checkpoints`` a folder, the state is written there every ``checkpoint_every`` steps, and a run that finds one
-    goes on from it: on a CPU, interrupted plus resumed equals uninterrupted bit for bit. ``log`` gets progress as text.
+    goes on from it: on a CPU, interrupted plus resumed equals uninterrupted bit for bit. ``on_step`` is called
+    on the main process with the number of steps done and the system, which it may ask but not change; steps since the last
+    checkpoint come again after an interruption. ``log`` gets progress as text.
     Launched by ``accelerate launch`` or ``torchrun`` it uses all processes. Raises NonFiniteLossError when the loss is
     NaN or infinite, ValueError when a checkpoint belongs to another plan.
     """
@@ -169,6 +172,9 @@ def fit(
             if micro % plan.accumulate == 0:
                 history.note({name: float(term.detach()) for name, term in losses.terms.items()}, float(total.detach()))
                 progress.after(step, history)
+                if on_step and accelerator.is_main_process:
+                    on_step(step + 1, system)
+                    model.train()
                 if folder and checkpoint_every and (step + 1) % checkpoint_every == 0 and step + 1 < plan.steps:
                     _save(accelerator, folder, plan, history, step + 1)
     system.eval()
@@ -340,7 +346,9 @@ def train_or_load(
     processes = PartialState()
     if processes.is_main_process:
         system.save_pretrained(folder)
-        (folder / "history.json").write_text(json.dumps(asdict(history)), encoding="utf-8")
+        whole = folder / "history.json.partial"
+        whole.write_text(json.dumps(asdict(history)), encoding="utf-8")
+        os.replace(whole, folder / "history.json")
         shutil.rmtree(unfinished, ignore_errors=True)
     processes.wait_for_everyone()
     return system, history

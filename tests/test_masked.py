@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from medvlp_lite.experiments.masking_cost import masking_cost, saved_activation_bytes
 
 from medvlp_lite import experiments
 from medvlp_lite.claims import maco as claims
 from medvlp_lite.experiments import masked
-from medvlp_lite.experiments.masking_cost import masking_cost, saved_activation_bytes
 from medvlp_lite.phantom import ENTITIES
 
 

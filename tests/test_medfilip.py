@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import made_up_studies
+from medvlp_lite.experiments.base import EXPERIMENTS, Profile, phantom_data, train_system
 
 from medvlp_lite import claims
 from medvlp_lite.claims import medfilip as paper
@@ -17,7 +18,6 @@ from medvlp_lite.encoders.sentence import STORED, SentenceEncoder, mask_tokens, 
 from medvlp_lite.encoders.text import MASK, SPECIAL_TOKENS, ReportTokenizer
 from medvlp_lite.evaluation import linear_probe
 from medvlp_lite.experiments import fine_grained, grading, prototypes
-from medvlp_lite.experiments.base import EXPERIMENTS, Profile, phantom_data, train_system
 from medvlp_lite.official import medfilip as released
 from medvlp_lite.phantom import ENTITIES
 from medvlp_lite.records.record import RunRecord

@@ -9,6 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import made_up_studies
+from medvlp_lite.experiments.base import EXPERIMENTS, PhantomData, Profile
+from medvlp_lite.experiments.stages import STAGE_SHARES, stage_data, stages
 
 from medvlp_lite.components import prototype_alignment as pa
 from medvlp_lite.components import token_alignment as ta
@@ -16,8 +18,6 @@ from medvlp_lite.components.contrastive import info_nce, nt_xent
 from medvlp_lite.components.uncertainty_staging import weighted_cross_entropy
 from medvlp_lite.encoders.text import ReportTokenizer
 from medvlp_lite.experiments import prototypes as proto
-from medvlp_lite.experiments.base import EXPERIMENTS, PhantomData, Profile
-from medvlp_lite.experiments.stages import STAGE_SHARES, stage_data, stages
 from medvlp_lite.studies import StudyDataset, collate
 from medvlp_lite.systems.base import Query, System
 from medvlp_lite.systems.mskpt import MSKPT

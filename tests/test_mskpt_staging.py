@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from medvlp_lite.experiments.stages import stage_data, stages
 
 from medvlp_lite import experiments
 from medvlp_lite.components.uncertainty_staging import (
@@ -13,7 +14,6 @@ from medvlp_lite.components.uncertainty_staging import (
 )
 from medvlp_lite.evaluation.staging import conformal_p_values, stage_probabilities
 from medvlp_lite.experiments import staging
-from medvlp_lite.experiments.stages import stage_data, stages
 from medvlp_lite.reports.sections import findings_text
 from medvlp_lite.studies import StudyDataset, collate
 from medvlp_lite.systems.base import Query, System
@@ -264,8 +264,9 @@ REFERENCES = [name for name in experiments.RECIPES if (experiments.WEIGHTS / nam
 
 @pytest.mark.parametrize("name", REFERENCES)
 def test_reference_weights_stage_new_phantoms_better_than_the_most_frequent_stage(name):
-    from medvlp_lite.evaluation.staging import stage_scores
     from medvlp_lite.experiments.stages import STAGE_SHARES
+
+    from medvlp_lite.evaluation.staging import stage_scores
     from medvlp_lite.phantom import make_studies
 
     fresh = StudyDataset(make_studies(160, seed=12, size=112, prevalence=0.08, stage_prevalence=STAGE_SHARES), size=112)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medvlp_lite.evaluation.classification import Interval, mean_ci
+from medvlp_lite.evaluation.intervals import Interval, mean_ci
 from medvlp_lite.records.record import RunRecord
 
 LARGE_FINDINGS = ("cardiomegaly", "edema", "pneumoconiosis")  # fill half of the chest: any map hits them

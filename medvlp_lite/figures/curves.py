@@ -9,7 +9,8 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from medvlp_lite.evaluation.classification import Interval, calibration_curve, roc_points
+from medvlp_lite.evaluation.classification import calibration_curve, roc_points
+from medvlp_lite.evaluation.intervals import Interval
 from medvlp_lite.figures.style import LINES, MARKERS
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import subprocess
 import sys
@@ -64,8 +65,7 @@ class RunRecord:
     def save(self, folder: str | Path) -> Path:
         """Write ``<folder>/<name>-<profile>.json`` and return its path."""
         path = Path(folder) / f"{self.name}-{self.profile}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(_plain(asdict(self)), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(plain(asdict(self)), indent=2, allow_nan=False) + "\n")
         return path
 
     @classmethod
@@ -77,14 +77,22 @@ class RunRecord:
             raise ValueError(f"{path} is not a run record: {error}") from error
 
 
-def _plain(value: Any) -> Any:
+def write_whole(path: Path, text: str) -> None:
+    """Write a file beside its place and move it there, so that it is never half there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def plain(value: Any) -> Any:
     """Only what JSON knows; NaN and infinity, which JSON does not know, become null."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value
