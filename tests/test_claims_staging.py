@@ -1,10 +1,11 @@
 import pytest
 
 from medvlp_lite.claims import claims, staging
-from medvlp_lite.experiments import RECIPES
+from medvlp_lite.experiments import ROWS
 from medvlp_lite.figures.ledger import Claim
 from medvlp_lite.records.record import RunRecord
 
+RECIPES = [name for name, row in ROWS.items() if row.system == "staging"]
 CONFUSION = [[60, 40, 0, 0], [30, 50, 20, 0], [0, 30, 60, 10], [0, 0, 0, 50]]
 
 

@@ -9,18 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import made_up_studies
-from medvlp_lite.experiments.base import EXPERIMENTS, Profile, phantom_data, train_system
 
-from medvlp_lite import claims
-from medvlp_lite.claims import medfilip as paper
 from medvlp_lite.encoders.clip_text import END
 from medvlp_lite.encoders.sentence import STORED, SentenceEncoder, mask_tokens, pretrain
 from medvlp_lite.encoders.text import MASK, SPECIAL_TOKENS, ReportTokenizer
-from medvlp_lite.evaluation import linear_probe
-from medvlp_lite.experiments import fine_grained, grading, prototypes
+from medvlp_lite.evaluation import grading
+from medvlp_lite.evaluation.inference import pooled_features
 from medvlp_lite.official import medfilip as released
-from medvlp_lite.phantom import ENTITIES
-from medvlp_lite.records.record import RunRecord
 from medvlp_lite.reports.structured_labels import Label, ontology_similarity, reported_labels, true_labels
 from medvlp_lite.studies import Finding, StudyDataset, collate
 from medvlp_lite.systems.base import Query, System
@@ -205,42 +200,6 @@ def test_the_stored_model_is_the_one_that_is_described():
     assert "phantom" in about["made_of"] and "no real report" in about["made_of"]
 
 
-def test_the_stored_model_knows_diseases_but_not_grades():
-    quality = fine_grained.similarity_quality(build(categories=ENTITIES, similarity_model="reports", use_iki=False))
-    assert quality["same_category"] > quality["other_category"] + 0.2 and quality["auc"] > 0.7
-    assert quality["severity_alone"] > 0.8 > 0.6 > fine_grained.similarity_quality(
-        build(categories=ENTITIES, similarity_model="ontology", use_iki=False)
-    )["severity_alone"]  # fmt: skip
-
-
-def test_every_experiment_is_measured_on_the_test_part(tmp_path, monkeypatch):
-    monkeypatch.setenv("MEDVLP_CACHE", str(tmp_path))
-    data = phantom_data(160, seed=3)
-    scale = Profile(studies=160, steps=1, batch_size=8, seeds=1)
-    assert {"medfilip", "medfilip_report", "medfilip_ontology_truth"} <= set(EXPERIMENTS)
-    system, _ = train_system("medfilip_entity", data, scale, log=None)
-    result = fine_grained.recognition(system, data)
-    assert result["fine"]["severity_accuracy"] == pytest.approx(1 / 3), "without severities it can only guess"
-    for kind in ("label", "category"):
-        for way in ("image_to_text", "text_to_image"):
-            found = result["retrieval"][kind][way]
-            assert all(0 <= found["precision"][k] <= found["ceiling"][k] + 1e-9 <= 1 + 1e-9 for k in (1, 3, 10))
-    rich = {**result, "unseen": fine_grained.unseen_by_explanation(system, 40)}
-    rich |= {key: {"1 %": {"auc": value}} for key, value in (("probe", 0.7), ("probe_random", 0.6))}
-    runs = [json.loads(json.dumps(rich))] * 3
-    names = {name for one in paper.COMPARISONS for name in (one.worse, one.better)}
-    records = {name: RunRecord(name, "long", [0, 1, 2], "d", metrics={"runs": runs}) for name in names}
-    rows = claims.claims(records)
-    assert len(rows) == len(paper.COMPARISONS) and names <= set(EXPERIMENTS)
-    assert {row["verdict"] for row in rows if "linear probe" in row["claim"]} == {"reproduced"}
-
-
-def test_the_linear_probe_of_a_system():
-    data = phantom_data(160, seed=3)
-    found = fine_grained.linear_probe(*fine_grained.probe_parts(fine_grained.build_medfilip(data), data), shares=(1.0,))
-    assert 0.3 < found["100 %"]["auc"] < 0.9 and found["100 %"]["studies"] == len(data.train)
-
-
 def test_probes_read_images_as_the_system_prepares_them():
     system = build(image_encoder_name="resnet50", grey=(0.4, 0.3))
     dataset = StudyDataset(made_up_studies(3), size=32)
@@ -250,8 +209,7 @@ def test_probes_read_images_as_the_system_prepares_them():
         assert torch.allclose(system.image_features(images), expected)
         projected = system.image_projection(expected.permute(0, 2, 3, 1))
         assert torch.allclose(system.local_features(images), projected, atol=1e-5)
-    for features in (linear_probe.pooled_features, prototypes.pooled_features):
-        assert np.allclose(features(system, dataset), expected.mean(dim=(2, 3)), atol=1e-5)
+    assert np.allclose(pooled_features(system, dataset), expected.mean(dim=(2, 3)), atol=1e-5)
 
 
 def test_zones_are_graded_from_images_as_the_system_prepares_them():

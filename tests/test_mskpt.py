@@ -9,15 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import made_up_studies
-from medvlp_lite.experiments.base import EXPERIMENTS, PhantomData, Profile
-from medvlp_lite.experiments.stages import STAGE_SHARES, stage_data, stages
 
 from medvlp_lite.components import prototype_alignment as pa
 from medvlp_lite.components import token_alignment as ta
 from medvlp_lite.components.contrastive import info_nce, nt_xent
 from medvlp_lite.components.uncertainty_staging import weighted_cross_entropy
 from medvlp_lite.encoders.text import ReportTokenizer
-from medvlp_lite.experiments import prototypes as proto
 from medvlp_lite.studies import StudyDataset, collate
 from medvlp_lite.systems.base import Query, System
 from medvlp_lite.systems.mskpt import MSKPT
@@ -175,44 +172,6 @@ def test_it_learns_and_prototypes_keep_length_one():
     assert np.mean(history.losses[-5:]) < 0.85 * np.mean(history.losses[:5])
     assert system.log_temperature.item() == pytest.approx(np.log(0.07)), "the temperature is fixed"
     assert torch.allclose(system.prototypes.vectors.norm(dim=1), torch.ones(8), atol=1e-2)
-
-
-def test_stage_data_is_unequal_split_by_patient_and_capped():
-    data = stage_data(Profile(600, 1, 8, 1))
-    assert data is stage_data(Profile(600, 5, 16, 3)), "the same phantoms are drawn once"
-    found = np.concatenate([stages(part) for part in (data.train, data.val, data.test)])
-    assert np.allclose(np.bincount(found) / len(found), STAGE_SHARES, atol=0.06)
-    patients = [{s.patient_id for s in part.studies} for part in (data.train, data.val, data.test)]
-    assert not patients[0] & patients[2] and not patients[0] & patients[1]
-    others = [data.train.labels[:, c].mean() for c, e in enumerate(data.train.entities) if e != "pneumoconiosis"]
-    assert 0.05 < np.mean(others) < 0.12
-
-
-def test_measures_of_the_first_stage():
-    whole = staged(48)
-    data = PhantomData(whole.subset(range(24)), whole.subset(range(24, 36)), whole.subset(range(36, 48)), "x")
-    measures = proto.stage_one_measures(build(), data)
-    assert measures["purity_chance"] == pytest.approx(0.25) and len(measures["usage"]) == 4
-    assert sum(map(sum, measures["probe"]["confusion"])) == 12 and 0 <= measures["stage_information"] <= 1
-    assert "usage" not in proto.stage_one_measures(build(prototype_weight=0.0), data)
-    for name in proto.VARIANTS:
-        assert EXPERIMENTS[name].data is stage_data
-
-
-def test_a_linear_probe_reads_what_is_there_and_nothing_else():
-    rng = np.random.default_rng(0)
-    labels = {part: np.arange(80) % 4 for part in ("train", "val", "test")}
-    clear = {part: np.eye(4)[truth] + 0.01 * rng.normal(size=(80, 4)) for part, truth in labels.items()}
-    noise = {part: rng.normal(size=(80, 4)) for part in labels}
-    assert proto.linear_probe(clear, labels).accuracy == 1 and proto.linear_probe(clear, labels).macro_auc == 1
-    assert proto.linear_probe(noise, labels).accuracy < 0.5
-
-
-def test_same_stage_retrieval_by_hand():
-    images, reports = np.eye(3), np.eye(3)[[1, 0, 2]]
-    labels = np.array([0, 1, 2])
-    assert proto.same_stage_retrieval(images, reports, labels, 1) == pytest.approx(1 / 3)
-    assert proto.same_stage_retrieval(images, reports, np.array([0, 0, 2]), 1) == 1
 
 
 TWO_PROCESSES = """

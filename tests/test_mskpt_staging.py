@@ -3,7 +3,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from medvlp_lite.experiments.stages import stage_data, stages
 
 from medvlp_lite import experiments
 from medvlp_lite.components.uncertainty_staging import (
@@ -12,8 +11,7 @@ from medvlp_lite.components.uncertainty_staging import (
     uncertainty,
     weighted_cross_entropy,
 )
-from medvlp_lite.evaluation.staging import conformal_p_values, stage_probabilities
-from medvlp_lite.experiments import staging
+from medvlp_lite.evaluation.activation import stage_maps
 from medvlp_lite.reports.sections import findings_text
 from medvlp_lite.studies import StudyDataset, collate
 from medvlp_lite.systems.base import Query, System
@@ -21,12 +19,10 @@ from medvlp_lite.systems.convirt import ConVIRT
 from medvlp_lite.systems.mskpt_staging import MSKPTStaging
 from medvlp_lite.training import TrainingConfig, fit
 
-TINY = experiments.Profile(studies=160, steps=10, batch_size=16, seeds=1)
-
 
 @pytest.fixture(scope="module")
 def data():
-    return stage_data(TINY)
+    return experiments.screening_data(160)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +117,7 @@ def test_every_parameter_has_a_gradient_though_nothing_is_labelled_or_sure(teach
 
 def test_a_stage_without_a_labelled_study_is_named_before_anything_is_touched(teacher, data):
     fresh = ConVIRT(teacher.tokenizer, image_size=112)
-    few = data.train.subset(np.flatnonzero(np.isin(stages(data.train), (0, 2))))
+    few = data.train.subset(np.flatnonzero(np.isin(data.train.stages, (0, 2))))
     unknown = StudyDataset([replace(study, stage=None) for study in data.train.studies[:4]], size=112)
     with pytest.raises(ValueError, match="no labelled study of stage I, stage III"):
         MSKPTStaging(teacher.tokenizer).prepare(fresh, few)
@@ -132,7 +128,7 @@ def test_a_stage_without_a_labelled_study_is_named_before_anything_is_touched(te
 
 def test_the_banks_hold_the_mean_directions_of_reports_and_images(teacher, data):
     system = build(teacher, data)
-    rows = np.flatnonzero(stages(data.train) == 2)
+    rows = np.flatnonzero(data.train.stages == 2)
     with torch.no_grad():
         said = teacher.embed_texts([findings_text(data.train.reports[i]) for i in rows]).mean(0)
         seen = teacher.embed_images(torch.from_numpy(data.train.images[rows]).unsqueeze(1).float() / 255).mean(0)
@@ -174,63 +170,10 @@ def test_it_answers_the_common_questions(teacher, data, tmp_path):
 
 def test_grad_cam_of_a_pooled_linear_head_is_its_class_activation_map(teacher, data):
     system, part = build(teacher, data).eval(), data.test.subset(range(8))
-    maps = staging.stage_maps(system, part, np.full(8, 2))
+    maps = stage_maps(system, part, np.full(8, 2))
     images = torch.from_numpy(part.images).unsqueeze(1).float() / 255
     plain = system.heatmap(images, [Query.about("stage II")])[:, 0].detach().numpy()
     assert np.allclose(maps, plain / (14 * 14), atol=1e-6)
-
-
-def test_fewer_labels_are_a_part_of_more_and_every_stage_keeps_some(data):
-    truth = stages(data.train)
-    shares = {f: stages(staging.with_labels(data.train, f, seed=3)) for f in (0.05, 0.25, 0.5, 1.0)}
-    for fraction, given in shares.items():
-        assert ((given == truth) | (given == -1)).all() and set(given) >= {0, 1, 2, 3}
-        assert np.mean(given >= 0) == pytest.approx(fraction, abs=0.03)
-    assert (shares[0.5][shares[0.25] >= 0] >= 0).all() and (shares[1.0] == truth).all()
-    with pytest.raises(ValueError, match="need 0 < fraction"):
-        staging.with_labels(data.train, 0)
-
-
-def test_noise_moves_labels_to_a_neighbour(data):
-    truth = stages(data.train)
-    noisy = stages(staging.with_labels(data.train, 1.0, 0.4, seed=0))
-    assert np.mean(noisy != truth) == pytest.approx(0.4, abs=0.12)
-    assert np.abs(noisy - truth).max() == 1 and noisy.min() >= 0 and noisy.max() <= 3
-    assert {(a, b) for a, b in zip(truth, noisy) if a != b} == {(0, 1), (1, 0), (1, 2), (2, 1), (2, 3), (3, 2)}
-
-
-def test_the_staging_table_runs_and_measures_on_the_test_part(data, teacher, tmp_path, monkeypatch):
-    monkeypatch.setenv("MEDVLP_CACHE", str(tmp_path))
-    seen = []
-
-    def stage_one(name, *_):
-        seen.append(name)
-        return teacher, None
-
-    monkeypatch.setattr(staging, "train_system", stage_one)
-    labels = []
-    for recipe in (staging.Recipe(fraction=0.25), staging.Recipe(None, options=staging.PLAIN)):
-        system, history = staging.train_staging(recipe, data, TINY, 0, None)
-        assert history.source == "trained" and len(history.losses) == 5
-        assert staging.train_staging(recipe, data, TINY, 0, None)[1].source == "cached"
-        labels.append(system.config["labels"])
-    assert seen == ["mskpt", "mskpt"]
-    assert labels == ["25%, 0% of them wrong", "100%, 0% of them wrong"], "part of what names a system in the cache"
-    found = staging.measure_staging(system, data)
-    assert 0 <= found["scores"]["mean"] <= 1 and sum(map(sum, found["confusion"])) == len(data.test)
-    assert set(found["doubt"]) == {"max", "normalised", "entropy", "margin", "conformal"}
-    kept = found["doubt"]["max"]["accuracy_kept"]
-    assert kept["100%"] == pytest.approx(found["scores"]["accuracy"])
-    assert found["doubt"]["max"]["aurc"] == pytest.approx(found["doubt"]["normalised"]["aurc"])
-    assert found["theta"]["coverage"]["val"]["coverage"] == pytest.approx(0.8, abs=0.1)
-    val = stages(data.val), stage_probabilities(system, data.val)
-    answers = stage_probabilities(system, data.test)
-    second = np.sort(conformal_p_values(val, answers), axis=1)[:, -2]
-    assert np.array_equal(staging.doubts(val, answers)["conformal"], second)
-    assert found["grad_cam"]["count"] > 0 and 0 < found["grad_cam"]["uniform"] < 0.6
-    assert stage_probabilities(system, data.test).shape == (len(data.test), 4)
-    monkeypatch.setattr(staging.st, "most_confused", lambda counts: None)
-    assert staging.measure_staging(system, data)["most_confused"] is None, "every answer was right"
 
 
 def test_a_gate_that_nothing_passes_never_opens_unless_it_waits(teacher, data):
@@ -242,33 +185,3 @@ def test_a_gate_that_nothing_passes_never_opens_unless_it_waits(teacher, data):
     patient = build(teacher, data, patience=1, **alone).train()
     patient.head.weight.data.zero_()
     assert [patient.loss(batch).total.item() > 0 for _ in range(2)] == [True, False]
-
-
-def test_ones_own_studies_become_the_three_parts(data):
-    studies = [replace(study, meta={}) for study in (*data.train.studies[:60], *data.val.studies, *data.test.studies)]
-    own = staging.split_custom(studies)
-    assert len(own.train) + len(own.val) + len(own.test) == len(studies) and own.train.entities == ("pneumoconiosis",)
-    names = ["train"] * 60 + ["val"] * len(data.val) + ["test"] * len(data.test)
-    named = [replace(study, meta={"split": name}) for study, name in zip(studies, names)]
-    named[-1], named[0] = replace(named[-1], stage=None), replace(named[0], stage=None)
-    parts = staging.split_custom(named)
-    assert len(parts.train) == 60 and len(parts.test) == len(data.test) - 1, "without stage: in training only"
-    with pytest.raises(ValueError, match="no patient of another"):
-        staging.split_custom([*named, replace(named[1], study_id="again", meta={"split": "test"})])
-    with pytest.raises(ValueError, match="no study of stage 3"):
-        staging.split_custom([study for study in named if study.stage != 3])
-
-
-REFERENCES = [name for name in experiments.RECIPES if (experiments.WEIGHTS / name).is_dir()]
-
-
-@pytest.mark.parametrize("name", REFERENCES)
-def test_reference_weights_stage_new_phantoms_better_than_the_most_frequent_stage(name):
-    from medvlp_lite.experiments.stages import STAGE_SHARES
-
-    from medvlp_lite.evaluation.staging import stage_scores
-    from medvlp_lite.phantom import make_studies
-
-    fresh = StudyDataset(make_studies(160, seed=12, size=112, prevalence=0.08, stage_prevalence=STAGE_SHARES), size=112)
-    scores = stage_scores(stages(fresh), stage_probabilities(experiments.load_pretrained(name), fresh))
-    assert scores.accuracy > np.bincount(stages(fresh)).max() / len(fresh) and scores.auc > 0.65

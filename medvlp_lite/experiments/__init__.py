@@ -1,6 +1,6 @@
 """The rows behind the book's figures, declared once: chapters run them live and small, ``medvlp-lite reproduce`` in full."""
 
-from medvlp_lite.experiments import maco, medfilip, medklip, mskpt, runner, staging, zero_shot
+from medvlp_lite.experiments import maco, medfilip, medklip, mskpt, reproduce, runner, staging, zero_shot
 from medvlp_lite.experiments.draws import (
     IMAGE_SIZE,
     STAGE_SHARES,
@@ -42,6 +42,7 @@ __all__ = [
     "load_record",
     "phantom_data",
     "profile_of",
+    "reproduce",
     "results_folder",
     "runner",
     "screening_data",

@@ -21,6 +21,12 @@ from medvlp_lite.experiments.profiles import Profile, profile_of
 from medvlp_lite.experiments.runner import ROWS, Log, Place, Row, load_record, row_of, run_row, run_seed, stale
 from medvlp_lite.records.record import RunRecord
 
+PRELOADED = [
+    __name__,
+    "accelerate",
+    "sklearn.linear_model",
+    "transformers.models.bert.modeling_bert",
+]  # once for all rows
 NEAR = 0.01  # two machines may differ by so much where a record has one seed or none of its seeds differ
 
 
@@ -67,7 +73,7 @@ def reproduce(
     """
     waiting, running, failed = schedule(selected(patterns), profile, out), {}, []
     context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload(PRELOADED)
     end = time.monotonic() + 3600 * hours if hours else float("inf")
     log(f"{len(waiting)} rows to run: {', '.join(row.name for row in waiting)}" if waiting else "every record is there")
     with _single_thread():
