@@ -316,6 +316,36 @@ def test_errors_are_one_sentence(capsys):
     assert stopped.value.code == 2
 
 
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path, capsys, monkeypatch):
+    from medvlp_lite.experiments import reproduce, runner
+
+    monkeypatch.setenv("MEDVLP_CACHE", str(tmp_path / "cache"))
+    for module, name in ((runner, "run_row"), (reproduce, "reproduce")):
+        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("work had begun"))
+    (tmp_path / "file").write_text("in the way")
+    for command in (["train", "convirt"], ["reproduce", "--rows", "convirt"]):
+        assert cli.main([*command, "--profile", "smoke", "--out", str(tmp_path / "file" / "runs")]) == 2
+        said = capsys.readouterr().err
+        assert "cannot be written" in said and "--out" in said and said.count("\n") == 1
+
+
+def test_train_writes_a_record_and_weights_and_check_runs_it_again(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("MEDVLP_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "runs"
+    assert cli.main(["train", "supervised", "--profile", "smoke", "--out", str(out)]) == 0
+    assert "macro AUC" in capsys.readouterr().out
+    assert lie_there(out) == {"supervised-smoke.json"} | {
+        str(Path("weights") / "supervised" / name) for name in ("config.json", "model.safetensors", "tokenizer.json")
+    }
+    assert cli.main(["reproduce", "--profile", "smoke", "--out", str(out), "--list"]) == 0
+    listed = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert listed["supervised"] == "up to date" and listed["convirt"] == "missing"
+    assert cli.main(["check", str(out / "supervised-smoke.json")]) == 0
+    assert cli.main(["check", str(out / "nothing.json")]) == 2
+    assert cli.main(["train", "gan", "--out", str(out)]) == 2
+    assert "no row 'gan'" in capsys.readouterr().err
+
+
 def test_help_is_fast_and_light():
     code = (
         "import sys; from medvlp_lite import cli\n"

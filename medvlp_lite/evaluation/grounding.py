@@ -21,13 +21,21 @@ def upsample(heat: np.ndarray, height: int, width: int) -> np.ndarray:
     return heat[np.ix_(rows, np.arange(width) * heat.shape[1] // width)]
 
 
-def pointing_game(heat: np.ndarray, region: np.ndarray, tolerance: int = 0) -> bool:
-    """Does a place where the map is largest lie in the region? A constant map is largest everywhere and always hits.
+POINTING_RULES = ("centre", "any")
 
-    Cells that are NaN (outside a crop) are passed over. ``tolerance`` counts grid cells by which the region is widened first: a line thinner than a cell is else missed by
-    maps that are right. Raises ValueError for an empty region or a map of nothing but NaN.
+
+def pointing_game(heat: np.ndarray, region: np.ndarray, tolerance: int = 0, rule: str = "centre") -> float:
+    """The share of a map's largest cells whose centre lies in the region: 1 or 0 for one cell, between for ties.
+
+    A map that is constant thus scores the region's share of the image. ``rule`` "any" gives 1 as soon as a largest cell
+    touches the region, as the released code counts; ties then get as many tries as there are cells.
+    Cells that are NaN (outside a crop) are passed over. ``tolerance`` counts grid cells by which the region is widened
+    first: a line thinner than a cell is else missed by maps that are right.
+    Raises ValueError for an empty region, a map of nothing but NaN or an unknown rule.
     """
     region = _mask(region)
+    if rule not in POINTING_RULES:
+        raise ValueError(f"rule must be one of {', '.join(POINTING_RULES)}, got {rule!r}")
     if not region.any():
         raise ValueError("the region is empty; grounding is scored on positive studies only")
     if np.isnan(heat).all():
@@ -35,8 +43,14 @@ def pointing_game(heat: np.ndarray, region: np.ndarray, tolerance: int = 0) -> b
     if tolerance:
         cell = max(region.shape[0] // heat.shape[0], region.shape[1] // heat.shape[1], 1)
         region = ndimage.binary_dilation(region, np.ones((3, 3)), iterations=tolerance * cell)
-    finer = np.maximum(heat.shape, region.shape)
-    return bool((upsample(heat == np.nanmax(heat), *finer) & upsample(region, *finer)).any())
+    largest = heat == np.nanmax(heat)
+    if rule == "any":
+        finer = np.maximum(heat.shape, region.shape)
+        return float((upsample(largest, *finer) & upsample(region, *finer)).any())
+    cells = [
+        (2 * places + 1) * side // (2 * n) for places, side, n in zip(np.nonzero(largest), region.shape, heat.shape)
+    ]
+    return float(region[tuple(cells)].mean())
 
 
 def _mask(region: np.ndarray) -> np.ndarray:
@@ -109,7 +123,7 @@ def miou(
     ]))  # fmt: skip
 
 
-def best_threshold(heats: Sequence[np.ndarray], regions: Sequence[np.ndarray], steps: int = 100) -> float:
+def best_iou_threshold(heats: Sequence[np.ndarray], regions: Sequence[np.ndarray], steps: int = 100) -> float:
     """The threshold on stretched maps (steps of 1 / ``steps``) with the largest mean IoU. Call it on validation studies.
 
     Raises ValueError when nothing is given.
@@ -141,7 +155,10 @@ def regions_hit(predicted: np.ndarray, regions: Sequence[np.ndarray], at_iou: fl
 
 @dataclass(frozen=True)
 class GroundingScore:
-    """Grounding of one finding over its positive studies; ``detection_*`` at IoU 0.1; ``threshold`` came from validation."""
+    """Grounding of one finding over its positive studies; ``detection_*`` at IoU 0.1; ``threshold`` came from validation.
+
+    ``pointing_any`` is the pointing game by the released rule.
+    """
 
     studies: int
     pointing: float
@@ -152,6 +169,7 @@ class GroundingScore:
     detection_recall: float
     detection_precision: float
     threshold: float
+    pointing_any: float
 
 
 def score_grounding(
@@ -176,14 +194,15 @@ def score_grounding(
     truths = sum(len(part) for part in parts)
     return GroundingScore(
         studies=len(heats),
-        pointing=float(np.mean([pointing_game(h, r) for h, r in zip(heats, regions)])),
-        pointing_one_cell=float(np.mean([pointing_game(h, r, tolerance=1) for h, r in zip(heats, regions)])),
+        pointing=float(np.mean([pointing_game(*pair) for pair in zip(heats, regions)])),
+        pointing_one_cell=float(np.mean([pointing_game(*pair, tolerance=1) for pair in zip(heats, regions)])),
         iou=float(np.nanmean([iou(full > threshold, region) for full, region in known])),
         dice=float(np.nanmean([dice(full > threshold, region) for full, region in known])),
         cnr=float(np.nanmean([contrast_to_noise(h, r) for h, r in zip(heats, regions)])),
         detection_recall=float(found[:, 0].sum() / max(truths, 1)),
         detection_precision=float(found[:, 1].sum() / max(found[:, 2].sum(), 1)),
         threshold=threshold,
+        pointing_any=float(np.mean([pointing_game(h, r, rule="any") for h, r in zip(heats, regions)])),
     )
 
 

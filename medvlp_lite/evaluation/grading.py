@@ -10,18 +10,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from medvlp_lite.evaluation import staging as st
-from medvlp_lite.evaluation.classification import image_batches
-from medvlp_lite.experiments.base import IMAGE_SIZE
+from medvlp_lite.evaluation.inference import answer_images
+from medvlp_lite.evaluation.intervals import interval_of
+from medvlp_lite.evaluation.linear_probe import cross_validated
 from medvlp_lite.studies import Box, Study, StudyDataset
 from medvlp_lite.systems.base import System
 
 ZONES = "ABCDEF"
 USUAL_LUNGS = Box(0.08, 0.1, 0.84, 0.72)  # where no lung mask is at hand
-STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 CLASSES = 4
+IMAGE_SIZE = 112
 
 
 @dataclass(frozen=True)
@@ -51,20 +51,17 @@ def zone_boxes(study: Study) -> list[Box]:
     return [Box(box.x + column * width, box.y + row * height, width, height) for column in range(2) for row in range(3)]
 
 
-@torch.no_grad()
-def zone_features(studies: Sequence[Study], system: System | None = None) -> Zones:
+def zone_features(studies: Sequence[Study], system: System | None = None, size: int = IMAGE_SIZE) -> Zones:
     """What is known of each zone: the mean of the system's local features inside it, and which zone it is.
 
     Without a system, three grey values: the zone's mean and spread, and its mean against the whole image's; ``features`` of width
     9 then, else C + 6.
     """
-    dataset = StudyDataset(studies, size=IMAGE_SIZE)
+    dataset = StudyDataset(studies, size=size)
     if system is None:
         maps = dataset.images[:, None].astype(float) / 255
     else:
-        system.eval()
-        batches = image_batches(dataset, system.device)
-        maps = torch.cat([system.image_features(images).float().cpu() for images in batches]).numpy()
+        maps = answer_images(system, dataset, system.image_features)
     rows = []
     for own, study in zip(maps, studies):
         inside = [own[:, box.mask(*own.shape[1:])] for box in zone_boxes(study)]
@@ -74,30 +71,6 @@ def zone_features(studies: Sequence[Study], system: System | None = None) -> Zon
     grades = {reader: np.array([score[reader][zone] for score in scores for zone in ZONES]) for reader in scores[0]}
     patients = np.repeat([study.patient_id for study in studies], len(ZONES))
     return Zones(np.hstack([np.asarray(rows, dtype=float), np.eye(len(ZONES))[place]]), grades, patients, place)
-
-
-def cross_validated(features: np.ndarray, grades: np.ndarray, patients: np.ndarray, folds: int = 5) -> np.ndarray:
-    """Probabilities (N, 4) of every row from logistic regression that never saw a row of the same patient.
-
-    Features are standardised, and the strength of regularisation is chosen, inside the training folds. Raises ValueError for fewer patients
-    than folds.
-    """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV, GroupKFold
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    if len(np.unique(patients)) < 2 * folds:
-        raise ValueError(f"{len(np.unique(patients))} patients are too few for {folds} folds; lower folds")
-    answers = np.zeros((len(grades), CLASSES))
-    for train, test in GroupKFold(folds).split(features, grades, patients):
-        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
-        search = GridSearchCV(
-            model, {"logisticregression__C": STRENGTHS}, cv=GroupKFold(3), scoring="neg_log_loss", error_score=-np.inf
-        )
-        search.fit(features[train], grades[train], groups=patients[train])
-        answers[np.ix_(test, search.classes_)] = search.predict_proba(features[test])
-    return answers
 
 
 def grade_zones(studies: Sequence[Study], systems: dict[str, System | None], reader: str = "senior") -> dict[str, Any]:
@@ -112,7 +85,7 @@ def grade_zones(studies: Sequence[Study], systems: dict[str, System | None], rea
         zones = zone_features(studies, system)
         features = zones.features[:, -len(ZONES) :] if name == "zone only" else zones.features
         truth = zones.grades[reader]
-        answers = cross_validated(features, truth, zones.patients)
+        answers = cross_validated(features, truth, zones.patients, CLASSES)
         found = _agreement(truth, answers.argmax(1), zones.patients)
         found["calibration_error"] = st.calibration_error(truth, answers)
         found["aurc"] = st.aurc(1 - answers.max(1), answers.argmax(1) == truth)
@@ -128,4 +101,4 @@ def _agreement(truth: np.ndarray, answer: np.ndarray, patients: np.ndarray) -> d
         "accuracy": lambda a, b: float(np.mean(a == b)),
         "difference": lambda a, b: float(np.mean(np.abs(a - b))),
     }
-    return {name: asdict(st.interval_of(f, truth, answer, groups=patients)) for name, f in measures.items()}
+    return {name: asdict(interval_of(f, truth, answer, groups=patients)) for name, f in measures.items()}

@@ -1,12 +1,7 @@
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
 from medvlp_lite.evaluation import staging as st
-from medvlp_lite.evaluation.activation import energy_inside, grad_cam
-
-GENERATOR = np.random.default_rng(0)
 
 
 def made_up(count=300, classes=4, seed=0, sharp=2.0):
@@ -147,44 +142,67 @@ def test_conformal_sets_hold_the_truth_as_often_as_they_promise(alpha):
     assert np.mean(held) == pytest.approx(1 - alpha, abs=0.01)
 
 
-def test_interval_draws_patients_whole():
-    values = np.repeat(np.random.default_rng(0).normal(size=20), 10)
-    alone = st.interval_of(np.mean, values)
-    whole = st.interval_of(np.mean, values, groups=[str(i // 10) for i in range(200)])
-    assert whole.high - whole.low > 2 * (alone.high - alone.low) and alone.value == whole.value
+def test_recall_per_class_and_a_class_that_is_no_longer_answered():
+    counts = np.array([[8, 2, 0], [5, 5, 0], [0, 0, 0]])
+    assert st.recall_per_class(counts)[:2] == pytest.approx([0.8, 0.5]) and np.isnan(st.recall_per_class(counts)[2])
+    truth = np.repeat(np.arange(4), 25)
+    honest = st.agreement(truth, 0.91 * np.eye(4)[truth] + 0.03 * np.eye(4)[::-1][truth] + 0.015)
+    constant = st.agreement(truth, np.tile([0.4, 0.3, 0.2, 0.1], (100, 1)))
+    assert not honest["collapsed"] and honest["recall"] == [1, 1, 1, 1] and honest["macro_f1"] == 1
+    assert constant["collapsed"] and constant["recall"] == [1, 0, 0, 0] and constant["kappa"] == 0
+    assert constant["balanced_accuracy"] == 0.25 and constant["macro_f1"] == pytest.approx(0.4 / 4)
+    truth, probabilities = made_up(sharp=2.5)
+    found = st.agreement(truth, probabilities)
+    recall = [np.mean(probabilities.argmax(1)[truth == k] == k) for k in range(4)]
+    assert found["recall"] == pytest.approx(recall) and found["balanced_accuracy"] == pytest.approx(np.mean(recall))
+    assert found["collapsed"] == (min(recall) < 0.05)
 
 
-def test_grad_cam_equals_finite_differences():
-    torch.manual_seed(0)
-    convolution = nn.Conv2d(1, 3, 3, padding=1).double()
-    head = nn.Sequential(nn.Flatten(), nn.Linear(3 * 25, 4)).double()
-    images, classes = torch.rand(2, 1, 5, 5, dtype=torch.float64), torch.tensor([2, 0])
-    with torch.no_grad():
-        cam = grad_cam(convolution, head, images, classes)
-        maps, step = convolution(images), 1e-6
-        for b in range(2):
-            heat = torch.zeros(5, 5, dtype=torch.float64)
-            for channel in range(3):
-                alpha = 0.0
-                for cell in range(25):
-                    nudged = maps.clone()
-                    nudged[b, channel].view(-1)[cell] += step
-                    alpha += ((head(nudged) - head(maps))[b, classes[b]] / step).item() / 25
-                heat += alpha * maps[b, channel]
-            assert torch.allclose(cam[b], heat.relu(), atol=1e-6)
-    assert convolution.weight.grad is None
-    with pytest.raises(ValueError, match="one class for each of 2 images"):
-        grad_cam(convolution, head, images, classes[:1])
+def test_conformal_calibration_counts_each_patient_once():
+    """Patients with many studies that are easy: studies promise too much, one study per patient holds what it promises."""
+    generator, held = np.random.default_rng(3), {"studies": [], "patients": []}
+    for _ in range(300):
+        easy = generator.random(60) < 0.5
+        patients = np.repeat(np.arange(60), np.where(easy, 6, 1))
+        calibration = _answers(easy[patients], generator)
+        truth, probabilities = _answers(generator.random(200) < 0.5, generator)
+        for kind, names in (("studies", None), ("patients", [str(p) for p in patients])):
+            sets = st.conformal_sets(calibration, probabilities, 0.2, names)
+            held[kind].append(sets[np.arange(200), truth].mean())
+    assert np.mean(held["patients"]) >= 0.79 and np.mean(held["studies"]) < 0.75
+    with pytest.raises(ValueError, match="3 patients do not fit"):
+        st.conformal_p_values(calibration, probabilities, ["a", "b", "c"])
 
 
-def test_energy_inside_is_a_share():
-    region = np.zeros((4, 4), dtype=bool)
-    region[:2, :2] = True
-    heat = np.array([[3.0, 1.0], [0.0, 0.0]])
-    assert energy_inside(heat, region) == pytest.approx(0.75)
-    assert energy_inside(np.ones((2, 2)), region) == pytest.approx(region.mean())
-    assert np.isnan(energy_inside(np.zeros((2, 2)), region))
-    with pytest.raises(ValueError, match="empty"):
-        energy_inside(heat, np.zeros((4, 4), dtype=bool))
-    with pytest.raises(ValueError, match="negative"):
-        energy_inside(-heat, region)
+def _answers(easy, generator):
+    right = np.where(easy, 0.95, generator.uniform(0.2, 0.9, len(easy)))
+    truth = generator.integers(0, 2, len(easy))
+    rows = np.arange(len(easy))
+    probabilities = np.empty((len(easy), 2))
+    probabilities[rows, truth], probabilities[rows, 1 - truth] = right, 1 - right
+    return truth, probabilities
+
+
+def test_one_study_of_each_patient_is_drawn():
+    patients = ["a", "b", "a", "c", "a"]
+    draws = [st.one_study_each(patients, seed) for seed in range(60)]
+    assert all(sorted(np.asarray(patients)[rows]) == ["a", "b", "c"] for rows in draws)
+    assert {rows[0] for rows in draws} | {rows[-1] for rows in draws} >= {0, 4}, "any of a patient's studies"
+
+
+def test_quality_of_uncertainty_by_hand():
+    truth = np.array([0, 1, 1, 0])
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]])
+    val = np.array([0, 1, 0]), np.array([[0.8, 0.2], [0.4, 0.6], [0.3, 0.7]])
+    answers = st.StageAnswers(truth, probabilities, ["a", "b", "c", "c"], val, ["x", "y", "z"])
+    assert answers.correct.tolist() == [True, True, False, True]
+    found = st.uncertainty_quality(answers)
+    assert set(found) == {"max", "normalised", "entropy", "margin", "conformal"}
+    assert found["max"]["accuracy_kept"]["100%"] == 0.75 and found["max"]["auc"] == 1
+    assert found["max"]["aurc"] == pytest.approx((0 + 0 + 0 + 1 / 4) / 4)
+    conformal = st.conformal_quality(answers, alpha=0.3)
+    sets = st.conformal_sets(val, probabilities, 0.3)
+    held = sets[np.arange(4), truth].astype(float)
+    assert conformal["held"] == pytest.approx((held[0] + held[1] + (held[2] + held[3]) / 2) / 3)
+    theta = st.theta_quality(answers)
+    assert set(theta) == set(st.THETA_RULES) and 0 <= theta["coverage"]["test"]["coverage"] <= 1

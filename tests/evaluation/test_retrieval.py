@@ -3,7 +3,6 @@ import itertools
 import numpy as np
 import pytest
 
-from medvlp_lite.evaluation.linear_probe import linear_probe
 from medvlp_lite.evaluation.retrieval import distinct_texts, official_counts, retrieval
 
 
@@ -83,31 +82,3 @@ def test_a_stock_sentence_is_one_item_with_many_owners():
     gallery, owned = distinct_texts([["clear"], ["clear", "mild edema"], [], ["mild edema", "mild edema"]])
     assert gallery == ["clear", "mild edema"]
     assert owned.tolist() == [[True, False], [True, True], [False, False], [False, True]]
-
-
-def test_linear_probe_learns_lines_and_only_lines():
-    rng = np.random.default_rng(1)
-
-    def part(count):
-        features = rng.standard_normal((count, 6))
-        labels = np.stack([features[:, 0] > 0.3, features[:, 1] * features[:, 2] > 0], axis=1).astype(float)
-        labels[:5, 0] = np.nan
-        return features, labels
-
-    results = linear_probe(part(1200), part(300), part(300), shares=(0.05, 1.0))
-    assert list(results) == ["5 %", "100 %"] and results["5 %"]["studies"] == 60
-    line = linear_probe(*[(f, labels[:, :1]) for f, labels in (part(1200), part(300), part(300))], shares=(1.0,))
-    assert line["100 %"]["auc"] > 0.98 and line["100 %"]["f1"] > 0.9
-    assert results["100 %"]["auc"] < 0.85, "the product of two features is no line"
-
-
-def test_linear_probe_skips_what_cannot_be_learned():
-    features = np.random.default_rng(2).standard_normal((40, 3))
-    labels = np.stack([features[:, 0] > 0, np.zeros(40)], axis=1).astype(float)
-    part = (features, labels)
-    assert linear_probe(part, part, part, shares=(1.0,))["100 %"]["classes"] == 1
-    one_kind = (features, 0 * labels)
-    with pytest.raises(ValueError, match=r"no class can be probed: .* missing in training \(40 studies\)$"):
-        linear_probe(*[(f, y[:, :1]) for f, y in (one_kind, part, part)], shares=(1.0,))
-    with pytest.raises(ValueError, match=r"missing in validation and test$"):
-        linear_probe(*[(f, y[:, :1]) for f, y in (part, one_kind, one_kind)], shares=(1.0,))

@@ -8,14 +8,12 @@ from medvlp_lite.evaluation.classification import (
     best_threshold,
     calibration_curve,
     decide,
-    embed_dataset,
     expected_calibration_error,
     max_f1,
-    mean_ci,
-    nearest_neighbour_purity,
+    mean_max_f1,
     platt_scaling,
+    resampled_auc,
     roc_points,
-    score_dataset,
 )  # fmt: skip
 
 NAN = float("nan")
@@ -57,6 +55,26 @@ def test_table_intervals_cover_and_skip_one_sided_classes():
     for interval in [*table.per_class.values(), table.macro]:
         assert interval.low < interval.value < interval.high
     assert table.macro.value == pytest.approx(np.mean([table.per_class[n].value for n in "ab"]))
+
+
+def test_all_resamples_at_once_equal_a_loop_over_them():
+    generator = np.random.default_rng(8)
+    labels, scores = generator.choice([0.0, 1.0, NAN], 40), generator.integers(0, 9, 40).astype(float)
+    counts = np.vstack([generator.integers(0, 4, (20, 40)), np.zeros((1, 40), int), (labels == 1).astype(int)])
+    slow = [auc(np.repeat(labels, row), np.repeat(scores, row)) for row in counts]
+    assert resampled_auc(labels, scores, counts) == pytest.approx(slow, nan_ok=True)
+    assert np.isnan(slow[-2:]).all(), "a resample with one class only has no AUC"
+
+
+def test_a_table_rests_on_at_least_a_thousand_resamples_of_patients(monkeypatch):
+    from medvlp_lite.evaluation import classification
+
+    seen = []
+    monkeypatch.setattr(
+        classification, "resampled_auc", lambda y, s, counts: seen.append(counts) or np.ones(len(counts))
+    )
+    auc_table(np.array([[0.0], [1], [1]]), np.zeros((3, 1)), ["a"], groups=["p", "q", "q"])
+    assert len(seen[0]) >= 1000 and (seen[0][:, 1] == seen[0][:, 2]).all()
 
 
 def test_patients_are_resampled_whole():
@@ -150,31 +168,18 @@ def test_platt_scaling_makes_scores_honest():
     assert expected_calibration_error(labels[2000:], fitted[2000:]) < 0.05
 
 
-def test_purity_is_one_for_clusters_and_chance_for_noise():
-    generator = np.random.default_rng(6)
-    groups = np.repeat(["a", "b"], 100)
-    centres = np.where(groups == "a", 1.0, -1.0)[:, None] * np.ones((1, 5))
-    assert nearest_neighbour_purity(centres + generator.normal(0, 0.1, (200, 5)), groups) == 1
-    assert nearest_neighbour_purity(generator.normal(size=(200, 5)), groups) == pytest.approx(0.5, abs=0.07)
-    with pytest.raises(ValueError, match="more than 10 points"):
-        nearest_neighbour_purity(np.zeros((4, 2)), ["a"] * 4)
+def test_means_over_classes_that_both_parts_can_judge():
+    generator = np.random.default_rng(7)
+    labels = {part: generator.integers(0, 2, (30, 3)).astype(float) for part in ("val", "test")}
+    labels["val"][:, 2] = 0
+    scores = {part: generator.normal(size=(30, 3)) for part in labels}
+    rows = [max_f1(*((labels[p][:, c], scores[p][:, c]) for p in ("test", "val"))) for c in (0, 1)]
+    found = mean_max_f1(labels, scores)
+    assert found == {"accuracy": np.mean([r.accuracy for r in rows]), "f1": np.mean([r.f1 for r in rows]), "classes": 2}
+    nothing = mean_max_f1({part: np.zeros((4, 1)) for part in labels}, {part: np.zeros((4, 1)) for part in labels})
+    assert np.isnan(nothing["f1"]) and nothing["classes"] == 0
 
 
-def test_spread_over_seeds():
-    spread = mean_ci([0.7, 0.8, 0.9])
-    assert spread.value == pytest.approx(0.8) and spread.high - spread.value == pytest.approx(
-        4.303 * 0.1 / 3**0.5, rel=1e-3
-    )
-    assert np.isnan(mean_ci([0.7]).low)
-
-
-def test_whole_dataset_helpers_keep_the_order(dataset):
-    from test_systems import QUERIES, build
-
-    system = build("convirt", dataset)
-    scores = score_dataset(system, dataset, QUERIES)
-    assert scores.shape == (len(dataset), 3) and embed_dataset(system, dataset).shape == (len(dataset), 16)
-    tail = score_dataset(system, dataset.subset(range(20, 24)), QUERIES)
-    assert np.allclose(scores[20:], tail, atol=1e-5)
-    false_positive, true_positive = roc_points(dataset.labels[:, 0], scores[:, 0])
+def test_roc_points_begin_and_end_in_the_corners():
+    false_positive, true_positive = roc_points(np.array([0.0, 1, 0, 1, NAN]), np.array([0.1, 0.4, 0.3, 0.9, 0.2]))
     assert false_positive[0] == true_positive[0] == 0 and false_positive[-1] == true_positive[-1] == 1

@@ -51,7 +51,7 @@ def masking_cost(
     """  # fmt: skip
     encoder = ViTEncoder(vit, image_size).to(device)
     width, depth, heads = decoder
-    drawer = MaskedDecoder(
+    rebuild = MaskedDecoder(
         encoder.width, (2 * encoder.stride) ** 2, encoder.grid, width=width, depth=depth, heads=heads
     ).to(device)
     images = torch.rand(batch, 1, image_size, image_size, device=device)
@@ -62,7 +62,7 @@ def masking_cost(
 
     parts: dict[str, Callable[[float], torch.Tensor]] = {
         "encoder": lambda ratio: encode(ratio).mean(),
-        "encoder and decoder": lambda ratio: drawer(encode(ratio), masks[ratio]).square().mean(),
+        "encoder and decoder": lambda ratio: rebuild(encode(ratio), masks[ratio]).square().mean(),
     }
     rows = []
     for part, forward in parts.items():

@@ -3,7 +3,7 @@ import pytest
 
 from medvlp_lite.evaluation.grounding import (
     average_lesion,
-    best_threshold,
+    best_iou_threshold,
     centre_box,
     contrast_to_noise,
     dice,
@@ -55,7 +55,7 @@ def test_unknown_cells_count_in_no_overlap():
     region = REGION.copy()
     region[:4, 4:] = True
     assert score_grounding([heat], [region], 0.5).iou == 1.0
-    assert best_threshold([heat], [region], steps=10) < 0.9
+    assert best_iou_threshold([heat], [region], steps=10) < 0.9
 
 
 def test_upsample_repeats_cells():
@@ -64,12 +64,42 @@ def test_upsample_repeats_cells():
 
 
 def test_pointing_game_by_hand():
-    assert pointing_game(HEAT, REGION) and not pointing_game(HEAT.T[::-1], REGION)
-    assert pointing_game(np.ones((2, 2)), REGION), "any maximal pixel counts"
+    assert pointing_game(HEAT, REGION) == 1 and pointing_game(HEAT.T[::-1], REGION) == 0
+    assert pointing_game(np.ones((2, 2)), REGION) == 0.25, "a constant map scores the region's share"
+    assert pointing_game(np.array([[0, 1.0], [0, 1.0]]), REGION) == 0.5, "ties count their share"
+    assert pointing_game(np.ones((2, 2)), REGION, rule="any") == 1, "the released rule: any largest cell"
+    with pytest.raises(ValueError, match="rule must be one of centre, any, got 'best'"):
+        pointing_game(HEAT, REGION, rule="best")
     with pytest.raises(ValueError, match="region is empty"):
         pointing_game(HEAT, np.zeros((8, 8), dtype=bool))
     with pytest.raises(ValueError, match="NaN"):
         pointing_game(HEAT * np.nan, REGION)
+
+
+def test_pointing_equals_a_loop_over_the_largest_cells():
+    generator = np.random.default_rng(4)
+    for _ in range(50):
+        heat, region = generator.integers(0, 3, (3, 5)).astype(float), generator.random((7, 11)) < 0.4
+        region[0, 0] = True
+        hits = [
+            region[int((i + 0.5) * 7 / 3), int((j + 0.5) * 11 / 5)]
+            for i in range(3) for j in range(5) if heat[i, j] == heat.max()
+        ]  # fmt: skip
+        assert pointing_game(heat, region) == pytest.approx(np.mean(hits))
+
+
+def test_the_middle_gets_one_try_however_many_cells_tie():
+    """Four cells tie in the middle of an even grid: a region over one of them is hit by a quarter, not four times as often."""
+    region = np.zeros((8, 8), dtype=bool)
+    region[4, 4] = True
+    assert pointing_game(centre_box(8), region) == 0.25 and pointing_game(centre_box(8), region, rule="any") == 1
+    one = np.zeros((8, 8))
+    shares = []
+    for cell in ((3, 3), (3, 4), (4, 3), (4, 4)):
+        one[:] = 0
+        one[cell] = 1
+        shares.append(pointing_game(one, region))
+    assert pointing_game(centre_box(8), region) == np.mean(shares)
 
 
 def test_one_cell_of_tolerance_reaches_the_next_cell_and_no_further():
@@ -144,11 +174,11 @@ def test_cnr_of_four_pixels_by_hand():
 def test_threshold_is_the_best_of_all_candidates():
     generator = np.random.default_rng(1)
     heats = [generator.random((4, 4)) for _ in range(5)]
-    best = best_threshold(heats, [REGION] * 5)
+    best = best_iou_threshold(heats, [REGION] * 5)
     value = lambda t: np.mean([iou(scaled(upsample(h, 8, 8)) > t, REGION) for h in heats])  # noqa: E731
     assert value(best) == max(value(t / 100) for t in range(100))
     with pytest.raises(ValueError, match="no validation map"):
-        best_threshold([], [])
+        best_iou_threshold([], [])
 
 
 def test_detection_counts_regions_and_areas_apart():
@@ -164,7 +194,7 @@ def test_detection_counts_regions_and_areas_apart():
 def test_the_whole_score():
     score = score_grounding([HEAT, HEAT[::-1]], [REGION, REGION], threshold=0.5)
     assert (score.studies, score.pointing, score.iou, score.detection_recall) == (2, 0.5, 0.5, 0.5)
-    assert score.pointing_one_cell == 1 and score.detection_precision == 0.5
+    assert score.pointing_one_cell == 1 and score.detection_precision == 0.5 and score.pointing_any == 0.5
     with pytest.raises(ValueError, match="as many maps as regions"):
         score_grounding([HEAT], [], 0.5)
 
