@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ..studies import Triplet
-from .lexicon import load
-from .sections import report_text, sections, sentences
-from .sentence import Mention, anaphoric, read_sentence
-from .vocabulary import landmarks, vocabulary
+from medvlp_lite.studies import Triplet
+from medvlp_lite.reports.lexicon import load
+from medvlp_lite.reports.sections import report_text, sections, sentences
+from medvlp_lite.reports.sentence import Mention, anaphoric, read_sentence
+from medvlp_lite.reports.vocabulary import landmarks, vocabulary
 
 UNCERTAIN = {"unknown": None, "present": True, "absent": False}
 ANAPHOR = re.compile(r"\s*(?:this|these|it|they|(?:the )?(?:appearance|finding|findings))\b", re.IGNORECASE)

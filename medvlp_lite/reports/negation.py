@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .lexicon import Item, Token, load
+from medvlp_lite.reports.lexicon import Item, Token, load
 
 OPENINGS = frozenset((",", "and", "with", ":"))
 CONTRASTS = frozenset(("but", "however", "although", "though"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .lexicon import Item, Token
+from medvlp_lite.reports.lexicon import Item, Token
 
 PLACES = frozenset(("side", "zone", "site"))
 BARRIERS = frozenset(("stops", "negation_before"))

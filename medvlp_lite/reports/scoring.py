@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..reports.filter import Mention, mentions
-from ..studies import Study
+from medvlp_lite.reports.filter import Mention, mentions
+from medvlp_lite.studies import Study
 
 MESH_HEADS: dict[str, str] = {  # MeSH term, or term/qualifier, lower case -> head
     "cardiomegaly": "cardiomegaly",

@@ -10,9 +10,9 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
-from .lexicon import Item, Lexicon, Token, load
-from .negation import Status, alternatives, clauses, status, versus
-from .placing import LINKS, SIDELESS, Place, place
+from medvlp_lite.reports.lexicon import Item, Lexicon, Token, load
+from medvlp_lite.reports.negation import Status, alternatives, clauses, status, versus
+from medvlp_lite.reports.placing import LINKS, SIDELESS, Place, place
 
 TARGETS = frozenset(("finding", "observation", "normal"))
 WEAK = frozenset(

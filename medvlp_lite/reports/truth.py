@@ -9,9 +9,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ..reports.filter import mentions
-from ..reports.sentence import Mention
-from ..studies import Finding, Study
+from medvlp_lite.reports.filter import mentions
+from medvlp_lite.reports.sentence import Mention
+from medvlp_lite.studies import Finding, Study
 
 SAME_FINDING = {  # how reports word a finding -> the phantom's entity
     "airspace disease": "consolidation",

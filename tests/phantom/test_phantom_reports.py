@@ -7,7 +7,7 @@ import re
 import pytest
 
 from medvlp_lite.phantom import ENTITIES, SYNONYMS, UNSEEN, FindingSpec, follow_up, sample_patient, write_report
-from medvlp_lite.phantom import phrases as say
+from medvlp_lite.phantom.reports import WORDS
 
 DENIES = re.compile(
     r"\b(no|not|without|negative|free of|normal|no longer|resolved|resolution|hold no)\b", flags=re.IGNORECASE
@@ -117,7 +117,7 @@ def test_priors_are_told_truly():
                     assert later.find(old.entity) is None
         worse = [s for s in later.findings if (o := patient.find(s.entity)) and s.level > o.level]
         if not worse and not any(patient.find(s.entity) is None for s in later.findings):
-            assert not any(phrase in report.text for phrase in say.CHANGE["worse"] + say.CHANGE["new"])
+            assert not any(phrase in report.text for phrase in WORDS.change["worse"] + WORDS.change["new"])
 
 
 def test_severity_reaches_the_words():
@@ -126,7 +126,7 @@ def test_severity_reaches_the_words():
         for level, severity in enumerate(("mild", "moderate", "severe")):
             report = write_report(patient.add(FindingSpec(entity, severity)), style="template", mention_rate=(1, 0))
             assert f"There is {severity} {entity}" in report.text
-            grades = say.GRADES.get(entity, say.GRADES["default"])
+            grades = WORDS.grades.get(entity, WORDS.grades["default"])
             assert not set(grades[level]) & set(grades[(level + 1) % 3])
 
 

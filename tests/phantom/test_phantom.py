@@ -25,7 +25,8 @@ from medvlp_lite.phantom import (
     sample_patient,
     study_from_patient,
 )
-from medvlp_lite.phantom.patients import SEVERITIES, stream
+from medvlp_lite.phantom.patients import rng_for
+from medvlp_lite.studies import SEVERITIES
 
 EVERY = (*ENTITIES, UNSEEN)
 DEFORMING = ("cardiomegaly", "atelectasis", "effusion")
@@ -162,7 +163,7 @@ def test_same_seed_same_everything():
     assert np.array_equal(first.image, second.image)
     assert all(np.array_equal(a, b) for a, b in zip(first.masks, second.masks))
     # streams are named, not hashed: these values hold on every platform
-    assert stream(7, "anatomy").random() == pytest.approx(0.7607556832301333, abs=1e-12)
+    assert rng_for(7, "anatomy").random() == pytest.approx(0.7607556832301333, abs=1e-12)
 
 
 def test_leaving_an_entity_out_moves_no_other_draw():
@@ -218,8 +219,8 @@ def test_devices_are_distractors():
     for name in DEVICES:
         drawn = render(replace(patient, devices=(name,)), 96)
         assert (drawn.image != render(patient, 96).image).any() and drawn.masks == ()
-    worn = [sample_patient(seed).devices for seed in range(300)]
-    assert 0.2 < np.mean([bool(names) for names in worn]) < 0.4
+    devices = [sample_patient(seed).devices for seed in range(300)]
+    assert 0.2 < np.mean([bool(names) for names in devices]) < 0.4
     assert any(sample_patient(seed).scoliosis for seed in range(100))
 
 
