@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from medvlp_lite.evaluation.classification import Interval, mean_ci
+from medvlp_lite.evaluation.intervals import Interval, mean_ci
 from medvlp_lite.records.measures import MEASURES
 from medvlp_lite.records.record import RunRecord, load_record, results_folder
 from medvlp_lite.records.statistics import (

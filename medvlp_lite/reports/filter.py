@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from medvlp_lite.studies import Triplet
 from medvlp_lite.reports.lexicon import load
 from medvlp_lite.reports.sections import report_text, sections, sentences
 from medvlp_lite.reports.sentence import Mention, anaphoric, read_sentence
 from medvlp_lite.reports.vocabulary import landmarks, vocabulary
+from medvlp_lite.studies import Triplet
 
 UNCERTAIN = {"unknown": None, "present": True, "absent": False}
 ANAPHOR = re.compile(r"\s*(?:this|these|it|they|(?:the )?(?:appearance|finding|findings))\b", re.IGNORECASE)

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from medvlp_lite.studies import Triplet
 from medvlp_lite.reports.lexicon import load
+from medvlp_lite.studies import Triplet
 
 TEMPLATES = ("paper", "code")
 

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from medvlp_lite.studies import Triplet
 from medvlp_lite.reports.filter import UNCERTAIN
 from medvlp_lite.reports.sections import report_text
 from medvlp_lite.reports.sentence import Mention, read_sentence
 from medvlp_lite.reports.vocabulary import landmarks
+from medvlp_lite.studies import Triplet
 
 PROMPT = """You turn a chest X-ray report into a list of findings.
 Go through the report one sentence after the other. For each finding write one line with four groups in braces:

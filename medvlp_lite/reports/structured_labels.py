@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from medvlp_lite.studies import SEVERITIES, Finding
 from medvlp_lite.reports.filter import extract
 from medvlp_lite.reports.knowledge import base, describe
+from medvlp_lite.studies import SEVERITIES, Finding
 
 MERGED = {"infiltrate": "consolidation"}  # one word for another, as the official code merges synonyms
 FAMILIES = {
