@@ -162,7 +162,7 @@ def similarity_quality(system: MedFILIP, locations: Sequence[str | None] = (None
     (same, different) category pairs in the right order ("auc"); Spearman's rank correlation with the hand-made ontology similarity,
     over all pairs and within one category.
     """
-    labels = [Label(s, place, c) for c in system.config["categories"] for s in SEVERITIES for place in locations]
+    labels = [Label(s, place, c) for c in system.config.categories for s in SEVERITIES for place in locations]
     found = system.label_similarity(labels).numpy()
     upper = np.triu_indices(len(labels), 1)
     same = np.asarray([[a.category == b.category for b in labels] for a in labels])[upper]

@@ -114,7 +114,7 @@ def patch_value(
     system.eval()
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
-    grid, ratio = system.image_encoder.grid, system.config["mask_ratio"] if mask_ratio is None else mask_ratio
+    grid, ratio = system.image_encoder.grid, system.config.mask_ratio if mask_ratio is None else mask_ratio
     batch, maps, losses = min(batch, len(dataset)), [], []
     for start in range(0, len(dataset) - batch + 1, batch):
         part = dataset.subset(range(start, start + batch))
@@ -159,7 +159,7 @@ def learn_scores(
     for _ in range(steps):
         chosen = torch.randperm(len(dataset))[:batch]
         images = next(image_batches(dataset.subset(chosen.tolist()), system.device, batch))
-        visible = random_masking(batch, grid, system.config["mask_ratio"], block=block, device=images.device)
+        visible = random_masking(batch, grid, system.config.mask_ratio, block=block, device=images.device)
         with torch.no_grad():
             logits = system.logit_multiplier * cosine_matrix(system.view(images, visible), texts[chosen])
         for rate, layer in layers.items():

@@ -5,7 +5,7 @@ from typing import Any
 
 from medvlp_lite.experiments.draws import Draw, PhantomData
 from medvlp_lite.experiments.profiles import Profile, Training, build_system
-from medvlp_lite.experiments.runner import Row, weights_digest
+from medvlp_lite.experiments.runner import Row
 from medvlp_lite.systems.base import System
 
 DRAW = Draw()
@@ -19,9 +19,7 @@ PARTS = {"image": ("image_encoder", "decoder"), "text": ("text_encoder", "text_p
 
 def start(row: Row, data: PhantomData, profile: Profile, seed: int, parents: Mapping[str, System]) -> System:
     """A MaCo whose image side starts from a pre-training and whose text side, tokenizer included, from a baseline."""
-    origin = ", ".join(f"{row.parents[part]} {weights_digest(parent)[:8]}" for part, parent in parents.items())
-    options: dict[str, Any] = {**row.options, "warm_start": origin}
-    system = build_system(row.system, parents["text"].tokenizer, options, profile)
+    system = build_system(row.system, parents["text"].tokenizer, row.options, profile)
     for side, names in PARTS.items():
         for name in names:
             getattr(system, name).load_state_dict(getattr(parents[side], name).state_dict())
@@ -40,7 +38,7 @@ def _alignment(name: str, value: int, **options: Any) -> Row:
     return Row(
         name, "maco", DRAW, Training(1e-3, share=4 / 15),
         ("zero_shot", "grounding of 60", "unseen", "phrases", "token probe", "weights"),
-        options={"text_pool": "mean", "lambda_mode": "sum", **options}, parents={"image": "maco_hr", "text": "convirt"},
+        options={"text_pool": "mean", "lam": None, **options}, parents={"image": "maco_hr", "text": "convirt"},
         start=start, validation="macro_auc", headline=("macro_auc/value", "probe/macro/value"), value=value,
     )  # fmt: skip
 

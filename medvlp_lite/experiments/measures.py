@@ -43,7 +43,7 @@ MEASURES: dict[str, Measure] = {
     "phrases": lambda system, data, seed: {"phrase_grounding": phrase_grounding(system, data)},
     "token probe": lambda system, data, seed: {"probe": token_probe(system, data, seed=seed)},
     "reconstruction": lambda system, data, seed: {"reconstruction": _reconstruction(system, data)},
-    "weights": lambda system, data, seed: weight_measures(system, data, system.config["block"]),
+    "weights": lambda system, data, seed: weight_measures(system, data, system.config.block),
     "recognition": lambda system, data, seed: recognition(system, data),
     "explained": lambda system, data, seed: {"unseen": unseen_by_explanation(system, size=data.test.size)},
     "label probe": lambda system, data, seed: {"probe": label_probe(system, data, seed)},

@@ -5,25 +5,23 @@ Built in chapter 03_contrastive_baseline.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from medvlp_lite.encoders.text import ReportTokenizer
-from medvlp_lite.systems import convirt, maco, medfilip, medklip, mskpt, mskpt_staging, supervised  # noqa: F401
 from medvlp_lite.systems.base import System
 from medvlp_lite.training import TrainingConfig
 
-RESNET_BERT = {"image_encoder_name": "resnet50", "text_variant": "base", "max_length": 256}
+RESNET_BERT = {"image_encoder": "resnet50", "text_encoder": "base", "max_length": 256}
 FULL_SYSTEMS: dict[str, dict[str, Any]] = {
-    "supervised": {"image_encoder_name": "resnet50"},
+    "supervised": {"image_encoder": "resnet50"},
     "convirt": {**RESNET_BERT, "dim": 512},
-    "medklip": {"image_encoder_name": "resnet50_layer3", "width": 256, "layers": 4, "feedforward": 1024},
-    "maco": {"vit": "b16", "text_variant": "base", "decoder": (768, 4, 6), "dim": 768, "max_length": 256, "image_size": 448},
+    "medklip": {"image_encoder": "resnet50_layer3", "width": 256, "layers": 4, "feedforward": 1024},
+    "maco": {"vit": "b16", "text_encoder": "base", "decoder": (768, 4, 6), "dim": 768, "max_length": 256, "image_size": 448},
     "medfilip": {**RESNET_BERT, "dim": 768},
     "mskpt": RESNET_BERT,
-    "staging": {"image_encoder_name": "resnet50"},
+    "staging": {"image_encoder": "resnet50"},
 }  # fmt: skip
 """The papers' encoders and widths: ResNet-50, ViT-B/16 on images halved from 448 pixels, BERT-base."""
 
@@ -98,16 +96,15 @@ class Training:
 
 def build_system(name: str, tokenizer: ReportTokenizer, options: Mapping[str, Any], profile: Profile) -> System:
     """An untrained system at a profile's size; ``options`` come first where both name one."""
-    return System.registry[name](tokenizer, **{**profile.options(name), **options})
+    kind = System.registry[name]
+    return kind(tokenizer, kind.Config(**{**profile.options(name), **options}))
 
 
 def system_config(name: str, options: Mapping[str, Any], profile: Profile) -> dict[str, Any]:
     """Every option of a system as ``build_system`` would set it, defaults included."""
-    parameters = inspect.signature(System.registry[name].__init__).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
-    return {**defaults, **profile.options(name), **options}
+    return asdict(System.registry[name].Config(**{**profile.options(name), **options}))
 
 
 def untrained_twin(system: System) -> System:
     """A new system with the same options and tokenizer, and random weights."""
-    return type(system)(system.tokenizer, **system.config).to(system.device)
+    return type(system)(system.tokenizer, system.config).to(system.device)

@@ -35,7 +35,6 @@ CLOCK = ("started", "seconds", "peak_memory_mb")
 """What differs between two runs of one row; in a seed's entry "train_seconds" does. All else is equal on a CPU, bit for bit."""
 WEIGHTS = PACKAGE / "weights"
 CURVE_POINTS = 50  # of the training loss, each a mean
-VALIDATIONS = 8  # each at twice the images of the last
 
 
 def plain_start(row: Row, data: PhantomData, profile: Profile, seed: int, parents: Mapping[str, System]) -> System:
@@ -206,11 +205,13 @@ def train_seed(row: Row, profile: Profile, seed: int, out: Path, log: Log | None
     system = row.start(row, data, profile, seed, parents)
     if torch.cuda.is_available():
         system.cuda()
+    validate = VALIDATION[row.validation] if row.validation else None
     history = fit(
         system, row.train_set(row, data, seed), config, checkpoints=place.folder / "checkpoint",
-        checkpoint_every=max(1, config.steps // 10), on_step=_watch(row, data, place, config.steps), log=log,
+        checkpoint_every=max(1, config.steps // 10), log=log,
+        validate=validate and (lambda system: validate(system, data)),
     )  # fmt: skip
-    place.write("history", {"losses": history.losses, "seconds": history.seconds})
+    place.write("history", {"losses": history.losses, "seconds": history.seconds, "validation": history.validation})
     _save_whole(system, place.weights)
     shutil.rmtree(place.folder / "checkpoint", ignore_errors=True)
     return place.weights
@@ -222,20 +223,6 @@ def _save_whole(system: System, folder: Path) -> None:
     os.replace(partial, folder)
 
 
-def _watch(row: Row, data: PhantomData, place: Place, steps: int) -> Callable[[int, System], None] | None:
-    """Note the validation measure at steps that double up to the last; a step that is run again is noted again."""
-    if not row.validation:
-        return None
-    moments = {max(1, round(steps / 2**k)) for k in range(VALIDATIONS)}
-
-    def note(step: int, system: System) -> None:
-        if step in moments:
-            seen = place.read("validation") or {}
-            place.write("validation", {**seen, str(step): VALIDATION[row.validation](system, data)})
-
-    return note
-
-
 def curves(row: Row, profile: Profile, place: Place) -> dict[str, Any]:
     """The training loss, in means over equal stretches, and the validation measure, each by images seen."""
     losses, config = np.asarray(place.read("history")["losses"]), row.training.config(profile)
@@ -245,13 +232,9 @@ def curves(row: Row, profile: Profile, place: Place) -> dict[str, Any]:
         "images": [int(per_step * (part[-1] + 1)) for part in parts],
         "loss": [float(losses[part].mean()) for part in parts],
     }
-    if seen := place.read("validation"):
-        steps = sorted(map(int, seen))
-        found["validation"] = {
-            "measure": row.validation,
-            "images": [per_step * step for step in steps],
-            "values": [seen[str(step)] for step in steps],
-        }
+    if seen := place.read("history")["validation"]:
+        images, values = zip(*seen)
+        found["validation"] = {"measure": row.validation, "images": images, "values": values}
     return found
 
 

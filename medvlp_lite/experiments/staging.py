@@ -37,13 +37,12 @@ def train_set(row: Row, data: PhantomData, seed: int) -> StudyDataset:
 
 def start(row: Row, data: PhantomData, profile: Profile, seed: int, parents: Mapping[str, System]) -> System:
     """A student with the encoder of its stage-1 teacher, and the teacher's banks of the labelled studies; else random weights."""
-    options: dict[str, Any] = {**row.options, "labels": f"{row.draw.labels:.0%}, {row.draw.noise:.0%} of them wrong"}
     if not parents:
-        return build_system(row.system, data.tokenizer(), options, profile)
+        return build_system(row.system, data.tokenizer(), row.options, profile)
     teacher, given, side = parents["teacher"], labelled(row, data, seed), data.train.size
     width = teacher.eval().embed_images(torch.zeros(1, 1, side, side, device=teacher.device)).shape[1]
-    system = build_system(row.system, teacher.tokenizer, {**options, "width": width}, profile)
-    return system.prepare(teacher, given.subset(np.flatnonzero(given.stages >= 0)))
+    system = build_system(row.system, teacher.tokenizer, {**row.options, "width": width}, profile)
+    return system.set_teacher(teacher, given.subset(np.flatnonzero(given.stages >= 0)))
 
 
 def _row(
