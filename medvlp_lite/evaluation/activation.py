@@ -12,9 +12,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from medvlp_lite.evaluation.grounding import upsample
+from medvlp_lite.evaluation.grounding import positive_studies, upsample
 from medvlp_lite.evaluation.inference import BATCH, image_batches
-from medvlp_lite.evaluation.localisation import positive_studies
 from medvlp_lite.studies import StudyDataset
 from medvlp_lite.systems.base import System
 

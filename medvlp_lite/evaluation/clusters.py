@@ -40,13 +40,6 @@ def same_stage_retrieval(images: np.ndarray, reports: np.ndarray, labels: np.nda
     return float((labels[nearest] == labels[:, None]).mean())
 
 
-def purity_on_val(system: System, data: Parts) -> float:
-    """Purity of stages among validation images: the point of a validation curve."""
-    return nearest_neighbour_purity(
-        embed_dataset(system, data.val), data.val.stages, min(NEIGHBOURS, len(data.val) - 1)
-    )
-
-
 def stage_one_measures(system: System, data: Parts) -> dict[str, Any]:
     """All that is recorded of a stage-1 system: purity, silhouette, linear probe, retrieval by stage, and prototype use."""
     from sklearn.metrics import silhouette_score

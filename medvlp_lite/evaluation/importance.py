@@ -24,10 +24,9 @@ from medvlp_lite.components.masked_contrastive import (
 from medvlp_lite.components.reconstruction import patchify, position_map, random_masking, reconstruction_loss
 from medvlp_lite.encoders.image import standardise
 from medvlp_lite.evaluation.classification import auc_table
-from medvlp_lite.evaluation.grounding import average_lesion
+from medvlp_lite.evaluation.grounding import TAUS, average_lesion
 from medvlp_lite.evaluation.inference import Parts, image_batches, patients_of, pooled_features
 from medvlp_lite.evaluation.linear_probe import probe_scores
-from medvlp_lite.evaluation.localisation import TAUS
 from medvlp_lite.phantom.render import render
 from medvlp_lite.reports.sections import findings_text
 from medvlp_lite.studies import StudyDataset

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from medvlp_lite.evaluation.clusters import purity_on_val, stage_one_measures
+from medvlp_lite.evaluation.clusters import nearest_neighbour_purity, stage_one_measures
 from medvlp_lite.evaluation.fine_grained import label_probe, recognition, unseen_by_explanation
+from medvlp_lite.evaluation.grounding import by_size, grounding, phrase_grounding
 from medvlp_lite.evaluation.importance import reconstruction_errors, token_probe, weight_measures
-from medvlp_lite.evaluation.inference import Parts
-from medvlp_lite.evaluation.localisation import by_size, grounding, phrase_grounding
+from medvlp_lite.evaluation.inference import Parts, embed_dataset
 from medvlp_lite.evaluation.staging import macro_f1_on_val, staging_measures
 from medvlp_lite.evaluation.zero_shot import macro_auc_on_val, unseen_disease, unseen_studies, zero_shot
 from medvlp_lite.experiments.profiles import untrained_twin
@@ -54,7 +54,9 @@ MEASURES: dict[str, Measure] = {
 VALIDATION: dict[str, Callable[[System, Parts], float]] = {
     "macro_auc": macro_auc_on_val,
     "reconstruction_error": lambda system, data: _reconstruction(system, data, "val", 256)["0.75"],
-    "purity": purity_on_val,
+    "purity": lambda system, data: nearest_neighbour_purity(
+        embed_dataset(system, data.val), data.val.stages, min(10, len(data.val) - 1)
+    ),
     "macro_f1": macro_f1_on_val,
 }
 """What a validation curve can show: one number from the validation part."""

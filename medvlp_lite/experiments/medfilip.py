@@ -3,21 +3,12 @@
 Built in chapter 06_similarity_labels.
 """
 
-from collections.abc import Callable, Iterable
-from itertools import chain
 from typing import Any
 
-from medvlp_lite.encoders.sentence import SentenceEncoder, pretrain
-from medvlp_lite.encoders.text import ReportTokenizer
 from medvlp_lite.experiments.profiles import Training
 from medvlp_lite.experiments.runner import Row
 from medvlp_lite.experiments.zero_shot import DRAW
-from medvlp_lite.phantom.corpus import SEEDS_APART
 from medvlp_lite.phantom.patients import ENTITIES
-from medvlp_lite.phantom.reports import write_report
-from medvlp_lite.phantom.sampling import sample_patient
-from medvlp_lite.reports.knowledge import base
-from medvlp_lite.reports.sections import findings_text
 from medvlp_lite.reports.structured_labels import explanation_of
 
 # Half batches, at least 300 steps of the profile "read": without a contrast between images steps count, not the batch.
@@ -49,26 +40,3 @@ ROWS = (
     _row("medfilip_ontology_truth", 1, triplets="truth", **ONTOLOGY),
     _row("medfilip_scaled", 1, mse_on="scaled", **ONTOLOGY),
 )
-
-
-def similarity_corpus(patients: int = 6000, seed: int = 9, more: Iterable[str] = ()) -> list[str]:
-    """Sentences to pre-train the similarity model on: phantom reports, each sentence once, and the knowledge base's texts thrice.
-
-    ``more`` are further reports, such as Open-i's; the stored model saw none.
-    """
-    drawn = (write_report(sample_patient(seed * SEEDS_APART + i)).text for i in range(patients))
-    reports = map(findings_text, chain(drawn, more))
-    said = {f"{part.strip()}." for report in reports for part in report.split(".") if len(part.split()) > 2}
-    known = [row["text"] for kind in ("entities", "categories") for row in base()[kind].values()]
-    return [*sorted(said), *known, *known, *known]
-
-
-def pretrain_similarity(
-    patients: int = 6000, steps: int = 1600, more: Iterable[str] = (), log: Callable[[str], None] | None = print
-) -> tuple[SentenceEncoder, list[float]]:
-    """The small similarity model made anew, and its losses; with the defaults, the one stored in ``encoders/data``.
-
-    ``pretrain_similarity()[0].store(STORED, ...)`` writes it.
-    """
-    corpus = similarity_corpus(patients, more=more)
-    return pretrain(corpus, ReportTokenizer.train(corpus), steps=steps, log=log)

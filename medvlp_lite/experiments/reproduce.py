@@ -18,9 +18,10 @@ import numpy as np
 
 from medvlp_lite.evaluation.intervals import Interval, prediction_interval
 from medvlp_lite.experiments.profiles import Profile, profile_of
-from medvlp_lite.experiments.runner import ROWS, Log, Place, Row, load_record, row_of, run_row, run_seed, stale
+from medvlp_lite.experiments.runner import ROWS, Log, Row, load_record, place_of, row_of, run_row, run_seed, stale
 from medvlp_lite.records.record import RunRecord
 
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 PRELOADED = [
     __name__,
     "accelerate",
@@ -50,7 +51,7 @@ def schedule(rows: Iterable[Row], profile: Profile, out: Path) -> list[Row]:
 
     def add(row: Row, needed: bool) -> None:
         done = not stale(row, load_record(row.name, profile.name, out), profile)
-        weights = all(Place.of(out, row, profile, seed).weights.is_dir() for seed in row.seeds_at(profile))
+        weights = all((place_of(out, row, profile, seed) / "weights").is_dir() for seed in row.seeds_at(profile))
         if row.name in order or (done and (weights or not needed)):
             return
         for parent in row.parents.values():
@@ -76,44 +77,30 @@ def reproduce(
     context.set_forkserver_preload(PRELOADED)
     end = time.monotonic() + 3600 * hours if hours else float("inf")
     log(f"{len(waiting)} rows to run: {', '.join(row.name for row in waiting)}" if waiting else "every record is there")
-    with _single_thread():
-        while (waiting or running) and time.monotonic() < end:
-            left = {row.name for row in waiting} | set(running)
-            ready = [row for row in waiting if not left & set(row.parents.values())]
-            for row in ready[: jobs - len(running)]:
-                waiting.remove(row)
-                if lost := set(failed) & set(row.parents.values()):
-                    log(f"{row.name}: not run, {', '.join(lost)} failed")
-                    failed.append(row.name)
-                    continue
-                running[row.name] = context.Process(target=_work, args=(row.name, profile, out), daemon=True)
-                running[row.name].start()
-            connection.wait(
-                [process.sentinel for process in running.values()], timeout=min(5.0, max(0.0, end - time.monotonic()))
+    os.environ.update({**dict.fromkeys(THREADS, "1"), "TOKENIZERS_PARALLELISM": "false"})
+    while (waiting or running) and time.monotonic() < end:
+        left = {row.name for row in waiting} | set(running)
+        ready = [row for row in waiting if not left & set(row.parents.values())]
+        for row in ready[: jobs - len(running)]:
+            waiting.remove(row)
+            if lost := set(failed) & set(row.parents.values()):
+                log(f"{row.name}: not run, {', '.join(lost)} failed")
+                failed.append(row.name)
+                continue
+            running[row.name] = context.Process(target=_work, args=(row.name, profile, out), daemon=True)
+            running[row.name].start()
+        if running:
+            pause = min(5.0, max(0.0, end - time.monotonic()))
+            connection.wait([process.sentinel for process in running.values()], timeout=pause)
+        for name in [name for name, process in running.items() if not process.is_alive()]:
+            code = running.pop(name).exitcode
+            log(
+                f"{name}: {'done' if not code else f'failed with exit code {code}'}; {len(waiting) + len(running)} left"
             )
-            for name in [name for name, process in running.items() if not process.is_alive()]:
-                code = running.pop(name).exitcode
-                log(
-                    f"{name}: {'done' if not code else f'failed with exit code {code}'}; {len(waiting) + len(running)} left"
-                )
-                failed += [name] if code else []
+            failed += [name] if code else []
     for process in running.values():
         process.kill()
     return [*failed, *running, *(row.name for row in waiting)]
-
-
-class _single_thread:
-    """Children started inside compute on one thread."""
-
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
-    def __enter__(self) -> None:
-        self.before = {name: os.environ.get(name) for name in self.names}
-        os.environ.update(dict.fromkeys(self.names, "1"), TOKENIZERS_PARALLELISM="false")
-
-    def __exit__(self, *_: Any) -> None:
-        for name, value in self.before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _work(name: str, profile: Profile, out: Path) -> None:

@@ -159,42 +159,26 @@ def train_system(
     )
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where the state of one seed of a row is kept while and after it runs; another training, or library, has another place."""
+def place_of(out: Path, row: Row, profile: Profile, seed: int) -> Path:
+    """Where below ``out`` the state of one seed of a row is kept; another training, or library, has another place."""
+    key = _hash([training_key(row, profile), source_fingerprint()])
+    return out / "seeds" / f"{row.name}-{profile.name}-{key}" / str(seed)
 
-    folder: Path
 
-    @classmethod
-    def of(cls, out: Path, row: Row, profile: Profile, seed: int) -> Place:
-        """The place of a seed below the folder ``out``."""
-        return cls(
-            out
-            / "seeds"
-            / f"{row.name}-{profile.name}-{_hash([training_key(row, profile), source_fingerprint()])}"
-            / str(seed)
-        )
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
-    @property
-    def weights(self) -> Path:
-        """What the trained system was saved to."""
-        return self.folder / "weights"
 
-    def read(self, name: str) -> Any:
-        """A JSON file of this place, or None."""
-        path = self.folder / f"{name}.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-    def write(self, name: str, value: Any) -> None:
-        """Write a JSON file of this place at once and whole."""
-        write_whole(self.folder / f"{name}.json", json.dumps(plain(value), allow_nan=False))
+def _write(path: Path, value: Any) -> None:
+    write_whole(path, json.dumps(plain(value), allow_nan=False))
 
 
 def train_seed(row: Row, profile: Profile, seed: int, out: Path, log: Log | None = None) -> Path:
     """Train one seed of a row below ``out``, its parents first, or find it there; the folder of its weights."""
-    place = Place.of(out, row, profile, seed)
-    if place.weights.is_dir():
-        return place.weights
+    place = place_of(out, row, profile, seed)
+    weights = place / "weights"
+    if weights.is_dir():
+        return weights
     parents = {}
     for part, name in row.parents.items():
         parent = row_of(name)
@@ -207,33 +191,27 @@ def train_seed(row: Row, profile: Profile, seed: int, out: Path, log: Log | None
         system.cuda()
     validate = VALIDATION[row.validation] if row.validation else None
     history = fit(
-        system, row.train_set(row, data, seed), config, checkpoints=place.folder / "checkpoint",
+        system, row.train_set(row, data, seed), config, checkpoints=place / "checkpoint",
         checkpoint_every=max(1, config.steps // 10), log=log,
         validate=validate and (lambda system: validate(system, data)),
     )  # fmt: skip
-    place.write("history", {"losses": history.losses, "seconds": history.seconds, "validation": history.validation})
-    _save_whole(system, place.weights)
-    shutil.rmtree(place.folder / "checkpoint", ignore_errors=True)
-    return place.weights
-
-
-def _save_whole(system: System, folder: Path) -> None:
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    known = {"losses": history.losses, "seconds": history.seconds, "validation": history.validation}
+    _write(place / "history.json", known)
+    partial = place / f"weights.{os.getpid()}.partial"
     system.save_pretrained(partial)
-    os.replace(partial, folder)
+    os.replace(partial, weights)
+    shutil.rmtree(place / "checkpoint", ignore_errors=True)
+    return weights
 
 
-def curves(row: Row, profile: Profile, place: Place) -> dict[str, Any]:
+def _curves(row: Row, profile: Profile, place: Path) -> dict[str, Any]:
     """The training loss, in means over equal stretches, and the validation measure, each by images seen."""
-    losses, config = np.asarray(place.read("history")["losses"]), row.training.config(profile)
+    history, batch = _read(place / "history.json"), row.training.config(profile).batch_size
+    losses = np.asarray(history["losses"])
     parts = np.array_split(np.arange(len(losses)), min(CURVE_POINTS, len(losses)))
-    per_step = config.batch_size * config.accumulate
-    found: dict[str, Any] = {
-        "images": [int(per_step * (part[-1] + 1)) for part in parts],
-        "loss": [float(losses[part].mean()) for part in parts],
-    }
-    if seen := place.read("history")["validation"]:
-        images, values = zip(*seen)
+    found = {"images": [batch * (part[-1] + 1) for part in parts], "loss": [losses[part].mean() for part in parts]}
+    if history["validation"]:
+        images, values = zip(*history["validation"])
         found["validation"] = {"measure": row.validation, "images": images, "values": values}
     return found
 
@@ -243,26 +221,26 @@ def run_seed(row: Row, profile: Profile, seed: int, out: Path, log: Log | None =
 
     The system that is measured is always the one that was saved, whether it has just been trained or not.
     """
-    place = Place.of(out, row, profile, seed)
+    place = place_of(out, row, profile, seed)
     version = _hash([list(row.measures), REVISION, measuring_source()])
-    if (done := place.read("run")) and done["measured"] == version:
+    if (done := _read(place / "run.json")) and done["measured"] == version:
         return done
     began, started = time.perf_counter(), datetime.now(timezone.utc).isoformat(timespec="seconds")
     system = System.from_pretrained(train_seed(row, profile, seed, out, log))
     if torch.cuda.is_available():
         system.cuda()
     data = row.data(profile)
-    entry: dict[str, Any] = {"seed": seed, "train_seconds": round(place.read("history")["seconds"], 1)}
+    entry: dict[str, Any] = {"seed": seed, "train_seconds": round(_read(place / "history.json")["seconds"], 1)}
     for name in row.measures:
         torch.manual_seed(seed)
         entry |= MEASURES[name](system, data, seed)
-    entry["curve"] = curves(row, profile, place)
+    entry["curve"] = _curves(row, profile, place)
     clock = {"started": started, "seconds": round(time.perf_counter() - began, 1), "peak_memory_mb": peak_memory_mb()}
     facts = {"data": data.train.fingerprint(), "parts": data.counts(), "weights": weights_digest(system)}
-    place.write("run", {"entry": entry, "clock": clock, "measured": version, **facts})
+    _write(place / "run.json", {"entry": entry, "clock": clock, "measured": version, **facts})
     if log:
         log(f"{row.name}: seed {seed} measured")
-    return place.read("run")
+    return _read(place / "run.json")
 
 
 @lru_cache(maxsize=1)
@@ -299,7 +277,7 @@ def run_row(
     if all("macro_auc" in run for run in runs):
         spread = mean_ci([run["macro_auc"]["value"] for run in runs])
         record.metrics = {"macro_auc_over_seeds": asdict(spread), "runs": runs}
-    weights = Place.of(state, row, profile, seeds[0]).weights
+    weights = place_of(state, row, profile, seeds[0]) / "weights"
     try:
         _publish(record, weights, out)
     except OSError as error:

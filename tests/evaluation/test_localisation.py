@@ -2,14 +2,16 @@ import numpy as np
 import pytest
 
 from medvlp_lite import experiments
-from medvlp_lite.evaluation.grounding import contrast_to_noise, miou, pointing_game
-from medvlp_lite.evaluation.localisation import (
+from medvlp_lite.evaluation.grounding import (
     LARGE_FINDINGS,
     blind_maps,
     by_size,
+    contrast_to_noise,
     grounding,
+    miou,
     phrase_grounding,
     phrase_scores,
+    pointing_game,
     positive_studies,
 )
 from medvlp_lite.phantom import ENTITIES

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from medvlp_lite.evaluation.retrieval import distinct_texts, official_counts, retrieval
+from medvlp_lite.evaluation.retrieval import official_counts, retrieval
 
 
 def test_precision_and_recall_by_hand():
@@ -76,9 +76,3 @@ def test_official_counts_break_ties_as_the_script_does():
         scores, relevant = rng.integers(0, 4, (20, items)).astype(float), rng.random((20, items)) < 0.3
         assert official_counts(scores, relevant, 10) == official_loop(scores, relevant, 10)
     assert official_counts(np.zeros((1, 3)), np.array([[True, False, False]]), 3) == [0, 0, 1]
-
-
-def test_a_stock_sentence_is_one_item_with_many_owners():
-    gallery, owned = distinct_texts([["clear"], ["clear", "mild edema"], [], ["mild edema", "mild edema"]])
-    assert gallery == ["clear", "mild edema"]
-    assert owned.tolist() == [[True, False], [True, True], [False, False], [False, True]]

@@ -1,6 +1,6 @@
 """Records from nothing, through kills, and one record run again."""
 
-import random
+import os
 import signal
 import subprocess
 import sys
@@ -34,14 +34,16 @@ def work(out):
         runner.run_row(ROWS[name], TINY, Path(out))
 
 
-def run(out, kill_after=None):
-    """``work`` in a process of its own that is killed after some seconds; its exit code."""
+def run(out, until=None):
+    """``work`` in a process of its own that is killed as soon as a file of this name is there; its exit code."""
     context = get_context("forkserver")
     context.set_forkserver_preload(reproduce.PRELOADED)
     process = context.Process(target=work, args=(str(out),))
     process.start()
-    process.join(kill_after)
-    process.kill()
+    while process.is_alive() and not (until and any(until in files for _, _, files in os.walk(out))):
+        process.join(0.01)
+    if until:
+        process.kill()
     process.join()
     return process.exitcode
 
@@ -52,12 +54,10 @@ def records(out):
 
 @pytest.mark.skipif("forkserver" not in get_all_start_methods(), reason="needs SIGKILL")
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_records(tmp_path):
-    run(tmp_path / "never", kill_after=0)  # starts the server of processes
-    began = time.monotonic()
-    assert run(tmp_path / "whole") == 0
-    seconds, generator = time.monotonic() - began, random.Random(0)
-    codes = [run(tmp_path / "killed", generator.uniform(0.2, 0.5) * seconds) for _ in range(3)]
-    assert codes.count(-signal.SIGKILL) >= 2 and run(tmp_path / "killed") == 0
+    """Killed in training, between training and measuring, between seeds, and between rows."""
+    moments = ("progress.json", "model.safetensors", "run.json", "mskpt-tiny.json")
+    assert [run(tmp_path / "killed", moment) for moment in moments] == [-signal.SIGKILL] * 4
+    assert run(tmp_path / "killed") == run(tmp_path / "whole") == 0
     whole = records(tmp_path / "whole")
     assert set(whole) == {"mskpt-tiny.json", "staging_25-tiny.json"}
     assert whole == records(tmp_path / "killed"), "bit for bit, but for the clock"
@@ -134,7 +134,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
     command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "out")]
     started = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 120
-    while not list(tmp_path.rglob("checkpoint/progress.json")) and time.monotonic() < deadline:
+    while not any("progress.json" in files for _, _, files in os.walk(tmp_path)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert len(alive(started.pid)) >= 2, "the command and its worker"
     started.kill()

@@ -1,4 +1,3 @@
-import json
 import shutil
 from dataclasses import replace
 
@@ -180,12 +179,3 @@ def test_chapters_train_live_from_committed_parents(tmp_path, monkeypatch):
     assert experiments.train_system("staging", data, profile, log=None)[1].source == "cached"
     with pytest.raises(ValueError, match="no row 'gan'; use one of"):
         experiments.train_system("gan", data, profile)
-
-
-def test_a_place_file_is_written_whole(tmp_path):
-    place = runner.Place(tmp_path / "deep" / "place")
-    assert place.read("run") is None
-    place.write("run", {"value": float("nan"), "list": (1, 2)})
-    assert place.read("run") == {"value": None, "list": [1, 2]}
-    assert [path.name for path in place.folder.iterdir()] == ["run.json"]
-    assert json.loads((place.folder / "run.json").read_text()) == place.read("run")
