@@ -47,7 +47,7 @@ def test_phrase_grounding_holds_every_setting(system, data):
     assert all(row["cnr_absolute"] >= abs(row["cnr"]) - 1e-9 and 0 <= row["miou"] <= 1 for row in rows)
     assert rows[0]["cnr"] == pytest.approx(rows[1]["cnr"], abs=1e-4), "zero weights are equal weights at any tau"
     run = {"phrase_grounding": rows}
-    assert MEASURES["phrase cnr"].read(run) == pytest.approx(
+    assert MEASURES["phrase CNR"].read(run) == pytest.approx(
         np.mean([row["cnr"] for row in rows if row["tau_w"] == 0.02])
     )
 

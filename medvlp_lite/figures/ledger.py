@@ -193,7 +193,7 @@ def _per_delta(value: float, delta: float) -> str:
 
 def _claim_cell(result: Result) -> str:
     claim = result.claim
-    chapter = f'<a href="{claim.chapter}.html">chapter {int(claim.chapter[:2])}</a>'
+    chapter = f'<a href="{claim.chapter}.html">chapter&nbsp;{int(claim.chapter[:2])}</a>'
     more = {"id": claim.id, "the paper": claim.paper_text, "source": claim.source, "limits": claim.limits}
     if claim.comparison:
         more["rows"] = _rows(claim.comparison)

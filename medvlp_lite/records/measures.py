@@ -117,22 +117,21 @@ def other_pairs(blind: bool = False) -> Read:
 
 
 def _families() -> Iterator[tuple[str, Measure]]:
-    for key in ("pointing", "iou", "dice", "cnr"):
-        yield key, Measure(key, small(key))
+    for name, key in {"pointing": "pointing", "IoU": "iou", "Dice": "dice", "CNR": "cnr"}.items():
+        yield name, Measure(key, small(key))
     for key in ("recall", "precision"):
         yield f"detection {key}", Measure("share", small(f"detection_{key}"))
-    for key in ("cnr", "miou", "pointing"):
-        kind = "iou" if key == "miou" else key
-        yield f"phrase {key}", Measure(kind, phrase(key, OWN_TAU))
-        yield f"phrase {key}, no weights", Measure(kind, phrase(key, None))
-        yield f"phrase {key}, better end of tau_w", Measure(kind, larger(phrase(key, None), phrase(key, 0.01)))
+    for name, key, kind in (("CNR", "cnr", "cnr"), ("mIoU", "miou", "iou"), ("pointing", "pointing", "pointing")):
+        yield f"phrase {name}", Measure(kind, phrase(key, OWN_TAU))
+        yield f"phrase {name}, no weights", Measure(kind, phrase(key, None))
+        yield f"phrase {name}, better end of tau_w", Measure(kind, larger(phrase(key, None), phrase(key, 0.01)))
     for asked in ("name", "known type", "description"):
         yield f"unseen AUC, by {asked}", Measure("auc", at("unseen", asked, "value"))
-        for key in ("f1", "accuracy"):
-            yield f"unseen {key}, by {asked}", Measure(key, at("unseen", asked, key))
-    for task in ("multi", "single", "fine"):
-        for key in ("f1", "accuracy"):
-            yield f"{task} {key}", Measure(key, at(task, key))
+        for name, key in {"F1": "f1", "accuracy": "accuracy"}.items():
+            yield f"unseen {name}, by {asked}", Measure(key, at("unseen", asked, key))
+    for task, path in {"multi-label": "multi", "single-label": "single", "fine-grained": "fine"}.items():
+        for name, key in {"F1": "f1", "accuracy": "accuracy"}.items():
+            yield f"{task} {name}", Measure(key, at(path, key))
     for way in ("image_to_text", "text_to_image"):
         for k in ("1", "3", "10"):
             yield f"P@{k}, {way.replace('_', ' ')}", Measure("share", at("retrieval", "category", way, "precision", k))
@@ -152,6 +151,7 @@ MEASURES: dict[str, Measure] = {
     "zero": Measure("share", constant(0.0)),
     "location prior": Measure("pointing", small("baselines", "average lesion")),
     "random map": Measure("pointing", small("baselines", "random")),
+    "centre box": Measure("pointing", small("baselines", "centre")),
     "pointing, pneumothorax": Measure("pointing", at("grounding", "pneumothorax", "pointing")),
     "rank agreement of AUC and CNR": Measure("correlation", rank_agreement),
     "probe AUC": Measure("auc", at("probe", "macro", "value")),
