@@ -51,7 +51,9 @@ def test_a_record_says_whether_a_class_is_hardly_ever_answered():
 def test_a_record_is_fitted_when_the_last_doubling_moved_little():
     assert last_doubling([100, 200, 400], [0.5, 0.7, 0.8]) == pytest.approx(0.1)
     assert last_doubling([100, 300, 400], [0.5, 0.7, 0.8]) == pytest.approx(0.2), "linear between the points"
-    assert last_doubling([300, 400], [0.7, 0.6]) == pytest.approx(0.1), "from the first point, where it begins later"
+    assert last_doubling([300, 350, 400], [0.7, 0.75, 0.6]) == pytest.approx(0.1), (
+        "from the first point, where it begins later"
+    )
     curves = {"images": [1, 2, 4], "values": [0.5, 0.791, 0.8]}, {"images": [1, 2, 4], "values": [0.5, 0.78, 0.8]}
     runs = [{"curve": {"validation": curve}} for curve in curves]
     for chosen, expected in ((runs[:1], True), (runs, False), ([*runs, {}], None), ([], None)):

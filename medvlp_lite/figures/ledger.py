@@ -14,7 +14,7 @@ from textwrap import fill
 import numpy as np
 from matplotlib.axes import Axes
 
-from medvlp_lite.evaluation.classification import Interval
+from medvlp_lite.evaluation.intervals import Interval
 from medvlp_lite.records import SIGNS, TITLES, Comparison, Result
 from medvlp_lite.records.claims import COLLAPSED, CONTROL_FAILED, NO_CONTROL, NOT_RUN
 
@@ -193,7 +193,7 @@ def _per_delta(value: float, delta: float) -> str:
 
 def _claim_cell(result: Result) -> str:
     claim = result.claim
-    chapter = f'<a href="{claim.chapter}.html">chapter {int(claim.chapter[:2])}</a>'
+    chapter = f'<a href="{claim.chapter}.html">chapter&nbsp;{int(claim.chapter[:2])}</a>'
     more = {"id": claim.id, "the paper": claim.paper_text, "source": claim.source, "limits": claim.limits}
     if claim.comparison:
         more["rows"] = _rows(claim.comparison)

@@ -1,6 +1,6 @@
 """The papers' claims, by id, and what the records say of each: paired effect, controls, verdict.
 
-The claims stand in ``data/<system>.yaml``, written before the rows are run. Built in chapter 04_entity_fusion.
+The claims stand in ``data/<system>.yaml``, what they measure in ``data/measures.yaml``. Built in chapter 04_entity_fusion.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from medvlp_lite.evaluation.intervals import Interval, mean_ci
-from medvlp_lite.records.measures import MEASURES
+from medvlp_lite.records.measures import DATA, MEASURES
 from medvlp_lite.records.record import RunRecord, load_record, results_folder
 from medvlp_lite.records.statistics import (
     SUPPORTED,
@@ -28,7 +28,6 @@ from medvlp_lite.records.statistics import (
     verdict_of,
 )
 
-DATA = Path(__file__).parent / "data"
 TITLES = {"medklip": "MedKLIP", "maco": "MaCo", "medfilip": "MedFILIP", "mskpt": "MSK-PT"}  # systems, in their order
 NOT_RUN, NO_CONTROL, CONTROL_FAILED, COLLAPSED = "not run yet", "no control yet", "control failed", "collapsed"
 SIGNS = {
@@ -120,13 +119,7 @@ class Claim:
     @property
     def delta(self) -> float:
         """The smallest difference that matters, by the kind of the measure; NaN where none is named."""
-        return deltas()[MEASURES[self.comparison.measure].kind] if self.comparison else math.nan
-
-
-@lru_cache
-def deltas() -> dict[str, float]:
-    """The smallest difference that matters, by kind of measure."""
-    return yaml.safe_load((DATA / "deltas.yaml").read_text(encoding="utf-8"))
+        return MEASURES[self.comparison.measure].delta if self.comparison else math.nan
 
 
 def read_claims(path: Path) -> list[Claim]:
@@ -243,12 +236,11 @@ def assess(claim: Claim, records: Mapping[str, RunRecord]) -> Result:
 
 
 def _control(comparison: Comparison | None, records: Mapping[str, RunRecord]) -> str:
+    """The verdict on a control; "" where there is none or its rows are missing."""
+    if comparison is None:
+        return ""
     try:
-        return (
-            verdict_of(comparison.effect(records).interval, deltas()[MEASURES[comparison.measure].kind])
-            if comparison
-            else ""
-        )
+        return verdict_of(comparison.effect(records).interval, MEASURES[comparison.measure].delta)
     except LookupError:
         return ""
 

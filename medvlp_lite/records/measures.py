@@ -1,52 +1,52 @@
-"""What a claim can be about: numbers read from one seed's run of a record, each with its kind.
+"""What a claim can be about: numbers read from one seed's run of a record, listed by name in ``data/measures.yaml``.
 
 Built in chapter 04_entity_fusion.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 LARGE_FINDINGS = ("cardiomegaly", "edema", "pneumoconiosis")  # fill half of the chest: any map hits them
 OWN_TAU = 0.02  # MaCo's temperature of the weight map at test time
+DATA = Path(__file__).parent / "data"
 Run = Mapping[str, Any]
 Read = Callable[..., float]  # of a run, and of the run that it is compared with
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A number of one run: its kind, which decides the smallest difference that matters, and how it is read."""
+    """A number of one run: how it is read, and the smallest difference in it that matters, by its kind."""
 
     kind: str
+    delta: float
     read: Read
 
 
-def at(*path: str) -> Read:
+def at(*keys: str | int) -> Read:
     """Reads what stands at the end of these keys."""
 
     def read(run: Run, other: Run | None = None) -> float:
         value: Any = run
-        for key in path:
+        for key in keys:
             value = value[key]
         return float(value)
 
     return read
 
 
-def constant(value: float) -> Read:
-    """The same number for every run, such as what chance would give."""
-    return lambda run, other=None: value
-
-
-def small(*path: str) -> Read:
+def small(*keys: str) -> Read:
     """Mean of a grounding measure over the findings that do not fill half of the chest."""
+    value = at(*keys)
 
     def read(run: Run, other: Run | None = None) -> float:
-        return float(np.mean([at(*path)(scores) for name, scores in run["grounding"].items() if name not in LARGE_FINDINGS]))  # fmt: skip
+        return float(np.mean([value(scores) for name, scores in run["grounding"].items() if name not in LARGE_FINDINGS]))  # fmt: skip
 
     return read
 
@@ -61,14 +61,9 @@ def phrase(measure: str, tau_w: float | None, sigma: float = 1.5) -> Read:
     return read
 
 
-def larger(*reads: Read) -> Read:
-    """The largest of several readings of one run."""
-    return lambda run, other=None: max(read(run) for read in reads)
-
-
-def lung_share(run: Run, other: Run | None = None) -> float:
-    """The share of the final weight map that lies inside the lungs."""
-    return float(run["lungs"]["by_step"][-1][str(OWN_TAU)])
+def best_phrase(measure: str, *taus: float | None) -> Read:
+    """The largest ``phrase`` over several ``tau_w``."""
+    return lambda run, other=None: max(phrase(measure, tau)(run) for tau in taus)
 
 
 def findings_won(run: Run, other: Run) -> float:
@@ -85,96 +80,60 @@ def rank_agreement(run: Run, other: Run | None = None) -> float:
     return float(spearmanr([run["auc"][n]["value"] for n in names], [run["grounding"][n]["cnr"] for n in names])[0])
 
 
-def pair_confusion(counts: np.ndarray) -> dict[tuple[int, int], float]:
+def pair_confusion(counts: Sequence[Sequence[float]]) -> dict[tuple[int, int], float]:
     """How often two classes are taken for each other, over how often they would be if the answers ignored the image.
 
     ``counts`` (K, K): row r, column c were r and were called c. 1 is what any constant or blind classifier gets, in every
     pair; 0 is a pair that is never confused. A pair that no answer could confuse counts 1.
     """
     counts = np.asarray(counts, dtype=float)
-    true, called = counts.sum(axis=1), counts.sum(axis=0)
-    blind = np.outer(true, called) / counts.sum()
+    blind = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / counts.sum()
     mixed, expected = counts + counts.T, blind + blind.T
     pairs = zip(*np.triu_indices(len(counts), 1))
     return {(int(a), int(b)): mixed[a, b] / expected[a, b] if expected[a, b] else 1.0 for a, b in pairs}
 
 
-def _confusions(run: Run, blind: bool) -> dict[tuple[int, int], float]:
-    counts = np.asarray(run["confusion"], dtype=float)
-    if blind:
-        counts = np.stack([counts.sum(axis=1), *np.zeros((len(counts) - 1, len(counts)))], axis=1)
-    return pair_confusion(counts)
+def first_pair(run: Run, other: Run | None = None) -> float:
+    """``pair_confusion`` of stages 0 and I."""
+    return pair_confusion(run["confusion"])[0, 1]
 
 
-def first_pair(blind: bool = False) -> Read:
-    """``pair_confusion`` of stages 0 and I; ``blind`` puts a classifier that always answers stage 0 in the run's place."""
-    return lambda run, other=None: _confusions(run, blind)[0, 1]
-
-
-def other_pairs(blind: bool = False) -> Read:
+def other_pairs(run: Run, other: Run | None = None) -> float:
     """The largest ``pair_confusion`` of any other two stages."""
-    return lambda run, other=None: max(value for pair, value in _confusions(run, blind).items() if pair != (0, 1))
+    return max(value for pair, value in pair_confusion(run["confusion"]).items() if pair != (0, 1))
 
 
-def _families() -> Iterator[tuple[str, Measure]]:
-    for key in ("pointing", "iou", "dice", "cnr"):
-        yield key, Measure(key, small(key))
-    for key in ("recall", "precision"):
-        yield f"detection {key}", Measure("share", small(f"detection_{key}"))
-    for key in ("cnr", "miou", "pointing"):
-        kind = "iou" if key == "miou" else key
-        yield f"phrase {key}", Measure(kind, phrase(key, OWN_TAU))
-        yield f"phrase {key}, no weights", Measure(kind, phrase(key, None))
-        yield f"phrase {key}, better end of tau_w", Measure(kind, larger(phrase(key, None), phrase(key, 0.01)))
-    for asked in ("name", "known type", "description"):
-        yield f"unseen AUC, by {asked}", Measure("auc", at("unseen", asked, "value"))
-        for key in ("f1", "accuracy"):
-            yield f"unseen {key}, by {asked}", Measure(key, at("unseen", asked, key))
-    for task in ("multi", "single", "fine"):
-        for key in ("f1", "accuracy"):
-            yield f"{task} {key}", Measure(key, at(task, key))
-    for way in ("image_to_text", "text_to_image"):
-        for k in ("1", "3", "10"):
-            yield f"P@{k}, {way.replace('_', ' ')}", Measure("share", at("retrieval", "category", way, "precision", k))
-        yield f"chance, {way.replace('_', ' ')}", Measure("share", at("retrieval", "category", way, "chance"))
-    for share in ("1 %", "10 %", "100 %"):
-        yield f"probe AUC, {share}", Measure("auc", at("probe", share, "auc"))
-        yield f"random probe AUC, {share}", Measure("auc", at("probe_random", share, "auc"))
-    for key in ("accuracy", "sensitivity", "specificity", "mean"):
-        yield f"staging {key}", Measure("accuracy", at("scores", key))
+def always_stage_0(run: Run) -> Run:
+    """The same cases before a classifier that always answers stage 0."""
+    return {"confusion": [[sum(row), *[0] * (len(row) - 1)] for row in run["confusion"]]}
 
 
-MEASURES: dict[str, Measure] = {
-    "AUC": Measure("auc", at("macro_auc", "value")),
-    "F1": Measure("f1", at("max_f1_threshold_from_val")),
-    "findings won": Measure("share", findings_won),
-    "half": Measure("share", constant(0.5)),
-    "zero": Measure("share", constant(0.0)),
-    "location prior": Measure("pointing", small("baselines", "average lesion")),
-    "random map": Measure("pointing", small("baselines", "random")),
-    "pointing, pneumothorax": Measure("pointing", at("grounding", "pneumothorax", "pointing")),
-    "rank agreement of AUC and CNR": Measure("correlation", rank_agreement),
-    "probe AUC": Measure("auc", at("probe", "macro", "value")),
-    "lung share": Measure("share", lung_share),
-    "lung area": Measure("share", at("lungs", "area")),
-    "severity accuracy": Measure("accuracy", at("fine", "severity_accuracy")),
-    "severity AUC": Measure("auc", at("fine", "severity_auc")),
-    "purity": Measure("share", at("purity")),
-    "chance purity": Measure("share", at("purity_chance")),
-    "read-out accuracy": Measure("accuracy", at("probe", "accuracy")),
-    "same-stage retrieval": Measure("share", at("same_stage_retrieval")),
-    "largest stage": Measure("accuracy", at("majority")),
-    "staging F1": Measure("f1", at("scores", "f1")),
-    "staging AUC": Measure("auc", at("scores", "auc")),
-    "staging kappa": Measure("kappa", at("kappa")),
-    "accuracy of the surest 80 %": Measure("accuracy", at("doubt", "max", "accuracy_kept", "80%")),
-    "AUC of uncertainty for errors": Measure("auc", at("doubt", "max", "auc")),
-    "confusion of 0 and I": Measure("ratio", first_pair()),
-    "confusion of another pair": Measure("ratio", other_pairs()),
-    "constant answer, 0 and I": Measure("ratio", first_pair(blind=True)),
-    "constant answer, another pair": Measure("ratio", other_pairs(blind=True)),
-    "Grad-CAM inside": Measure("share", at("grad_cam", "energy")),
-    "even map inside": Measure("share", at("grad_cam", "uniform")),
-    **dict(_families()),
+def blind_first_pair(run: Run, other: Run | None = None) -> float:
+    """``first_pair`` of a classifier that always answers stage 0."""
+    return first_pair(always_stage_0(run))
+
+
+def blind_other_pairs(run: Run, other: Run | None = None) -> float:
+    """``other_pairs`` of a classifier that always answers stage 0."""
+    return other_pairs(always_stage_0(run))
+
+
+FUNCTIONS = {f.__name__: f for f in (findings_won, rank_agreement, first_pair, other_pairs, blind_first_pair, blind_other_pairs)}  # fmt: skip
+READERS: dict[str, Callable[[Any], Read]] = {
+    "at": lambda keys: at(*keys),
+    "small": lambda keys: small(*keys),
+    "phrase": lambda arguments: phrase(*arguments),
+    "best_phrase": lambda arguments: best_phrase(*arguments),
+    "function": FUNCTIONS.__getitem__,
+    "constant": lambda value: lambda run, other=None: float(value),
 }
+
+
+def _measure(deltas: Mapping[str, float], kind: str, **how: Any) -> Measure:
+    ((reader, arguments),) = how.items()
+    return Measure(kind, deltas[kind], READERS[reader](arguments))
+
+
+LISTED = yaml.safe_load((DATA / "measures.yaml").read_text(encoding="utf-8"))
+MEASURES = {name: _measure(LISTED["deltas"], **how) for name, how in LISTED["measures"].items()}
 """Every measure by the name under which claims, chapters and the ledger know it."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medvlp_lite.evaluation.classification import Interval
+from medvlp_lite.evaluation.intervals import Interval
 
 SUPPORTED, CONTRADICTED, NO_DIFFERENCE, INCONCLUSIVE = "supported", "contradicted", "no difference", "inconclusive"
 VERDICTS = (SUPPORTED, CONTRADICTED, NO_DIFFERENCE, INCONCLUSIVE)
