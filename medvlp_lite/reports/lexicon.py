@@ -6,20 +6,22 @@ Built in chapter 02_reports_to_triplets.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import product
-from pathlib import Path
 from typing import Any, NamedTuple
 
-DATA = Path(__file__).parent / "data"
+from medvlp_lite.reports.vocabulary import read_data
+
 SHORTHAND = r"(?i:(?:b/l|c/w|h/o|r/o|s/p|w/o)\b|w/|2/2(?= [a-z]))"
 VERTEBRA = r"[CTLctl]\d{1,2}\b"
 TOKEN = re.compile(rf"[A-Za-z]{{2,}}|{SHORTHAND}|{VERTEBRA}|[A-Za-z]|\d+(?:\.\d+)?|/(?!\d)|[?,:()]")
 LONGEST_WORD = 40
+PLAIN_CUES = (
+    "negation_before", "negation_after", "pseudo", "stops", "history", "advice", "verbs", "prepositions", "passive",
+)  # fmt: skip
 BRITISH = (("oe", "e"), ("ae", "e"), ("our", "or"), ("ise", "ize"), ("yse", "yze"), ("tre", "ter"))
 
 
@@ -38,6 +40,14 @@ class Token(NamedTuple):
     lemma: str | None
     start: int
     end: int
+
+
+class Sentence(NamedTuple):
+    """A sentence, its tokens, and the lexicon's phrases in it."""
+
+    text: str
+    tokens: list[Token]
+    items: list[Item]
 
 
 @dataclass(frozen=True)
@@ -91,12 +101,11 @@ class Lexicon:
 
     def lemma(self, word: str) -> tuple[str | None, ...]:
         """The lemmas of a lower-case word: one, several for an abbreviation or words run together, (None,) if not known."""
-        found = self.lemmas.get(word)
-        if found is None:
+        if word not in self.lemmas:
             if len(self.lemmas) > 200_000:
                 self.lemmas.clear()
-            found = self.lemmas[word] = self._find_lemma(word)
-        return found
+            self.lemmas[word] = self._find_lemma(word)
+        return self.lemmas[word]
 
     def _known(self, word: str) -> str | None:
         if word in self.words:
@@ -141,22 +150,21 @@ class Lexicon:
         candidates = [*shorter, self.fuzzy.get(word), *map(self.fuzzy.get, shorter)]
         return next((c for c in candidates if c and c[0] == word[0] and (c in self.words or c in self.forms)), None)
 
-    def tokens(self, sentence: str) -> list[Token]:
-        """Tokens of a sentence; articles, hyphens and de-identification gaps (XXXX) are left out."""
-        out: list[Token] = []
+    def read(self, text: str) -> Sentence:
+        """Tokens and phrases of a sentence; articles, hyphens and de-identification gaps (XXXX) are left out."""
+        tokens: list[Token] = []
         lemmas = self.lemmas
-        for match in TOKEN.finditer(sentence):
-            text = match.group()
-            start, end = match.span()
-            word = text.lower()
+        for match in TOKEN.finditer(text):
+            word = match.group().lower()
             found = lemmas.get(word)
             if found is None:
                 found = self.lemma(word)
+            start, end = match.span()
             for lemma in found:
-                out.append(Token(lemma, start, end))
-        return out
+                tokens.append(Token(lemma, start, end))
+        return Sentence(text, tokens, self._items(tokens))
 
-    def items(self, tokens: list[Token]) -> list[Item]:
+    def _items(self, tokens: list[Token]) -> list[Item]:
         """All phrases in one left-to-right pass, longest first; a phrase with several meanings gives several items."""
         out: list[Item] = []
         lemmas = tuple(token[0] for token in tokens)
@@ -176,17 +184,15 @@ class Lexicon:
 
 
 def _context_phrases(context: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    for kind, group in (("site", "sites"), ("zone", "zones"), ("grade", "grades"), ("change", "changes")):
+    groups = {"site": "sites", "zone": "zones", "grade": "grades", "change": "changes", "normal": "normal"}
+    for kind, group in groups.items():
         for value, phrases in context[group].items():
             yield from ((phrase, kind, value) for phrase in phrases)
-    for value, phrases in context["normal"].items():
-        yield from ((phrase, "normal", value) for phrase in phrases)
     for kind in ("hedges", "hedges_after"):
         for phrases in context[kind].values():
             yield from ((phrase, kind, phrase) for phrase in phrases)
-    for kind in ("negation_before", "negation_after", "pseudo", "stops", "history", "advice", "verbs", "prepositions"):
+    for kind in PLAIN_CUES:
         yield from ((phrase, kind, phrase) for phrase in context[kind])
-    yield from ((phrase, "passive", phrase) for phrase in context["passive"])
     for words in product(*context["pseudo_patterns"].values()):  # "no significant change in"
         yield " ".join(words), "pseudo", words[0]
     yield from ((phrase, "side", "bilateral") for phrase in context["paired"])
@@ -198,8 +204,7 @@ def _context_phrases(context: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
 @lru_cache(maxsize=1)
 def load() -> Lexicon:
     """The package's lexicon, read once from its data files."""
-    findings = json.loads((DATA / "lexicon.json").read_text(encoding="utf-8"))
-    context = json.loads((DATA / "context.json").read_text(encoding="utf-8"))
+    findings, context = read_data("lexicon"), read_data("context")
     concepts = {
         name: Concept(name, row["entity"], row["category"], row["site"], tuple(row.get("needs", ())))
         for name, row in (findings["findings"] | findings["derived"]).items()

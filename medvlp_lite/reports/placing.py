@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from medvlp_lite.reports.lexicon import Item, Token
+from medvlp_lite.reports.lexicon import Item, Sentence, Token
+from medvlp_lite.reports.vocabulary import read_data
 
 PLACES = frozenset(("side", "zone", "site"))
 BARRIERS = frozenset(("stops", "negation_before"))
 LINKS = frozenset(("joint", "verbs", "prepositions", "hedges", "hedges_after", "passive", "stops"))
 ADDITIONS = frozenset(("with", "as well as", "together with", "along with", "and also", "and also of", "plus"))
-PLURALS = frozenset(
-    ("bases", "apices", "lobes", "angles", "sulci", "hemidiaphragms", "hila", "lungs", "zones", "fields")
-)
+PLURALS = frozenset(read_data("context")["plurals"])
 SIDELESS = frozenset(("heart", "spine", "aorta", "stomach"))
 ZONED = frozenset(("lung", "pleural", "interstitium", "", "bone", "hilum", "pulmonary"))
-DEGREES = frozenset(("mild", "slight", "minimal", "marked", "significant", "substantial"))
+DEGREES = frozenset(read_data("context")["degrees"])
 TOO_WIDE = frozenset(("lung", "cardiopulmonary", "lung volume", "vasculature", "heart", "limb"))
 
 
@@ -38,15 +37,18 @@ class Place(NamedTuple):
         """Whether a side or zone is known."""
         return self.side is not None or self.zone is not None
 
+    @property
+    def open(self) -> bool:
+        """Whether a side or zone is still to be found."""
+        return not self.found and self.site not in SIDELESS
+
 
 def place(
-    target: Item, usual: str, site: Item | None, clause: list[Item], targets: list[Item], tokens: list[Token], text: str
+    target: Item, usual: str, site: Item | None, clause: list[Item], targets: list[Item], sentence: Sentence
 ) -> Place:
     """The place of ``target``; ``usual`` is its concept's usual site, ``site`` the structure that made it a finding."""
     before = _before(target, clause, targets)
-    explains = any(
-        item.kind == "hedges" and item.last <= target.first for item in clause
-    )  # "opacity consistent with ..."
+    explains = any(item.kind == "hedges" and item.last <= target.first for item in clause)  # "consistent with ..."
     alone = any(item.kind in PLACES for item in before) or (explains and any(t.first < target.first for t in targets))
     after = _after(target, clause, targets, alone=alone)
     places = [item for item in before if item.kind in PLACES]
@@ -63,13 +65,13 @@ def place(
     else:
         named = _site(usual, [item for item in places if item.kind == "site"])
     zone = next((item.value for item in places if item.kind == "zone"), None) if named in ZONED else None
-    side = None if named in SIDELESS else _side(sides, places, tokens, text, plural_lungs=named != "lung volume")
+    side = None if named in SIDELESS else _side(sides, places, sentence, plural_lungs=named != "lung volume")
     if zone == "lingula":
         side = "left"
     elif zone == "middle lobe" and side is None:
         side = "right"
     words = sorted({i for item in (*sides, *places) for i in range(item.first, item.last)})
-    return Place(named, zone, side, _severity(target, before, clause, targets, tokens), tuple(words))
+    return Place(named, zone, side, _severity(target, before, clause, targets, sentence.tokens), tuple(words))
 
 
 def _before(target: Item, clause: list[Item], targets: list[Item]) -> list[Item]:
@@ -142,15 +144,15 @@ def _leads_to_target(position: int, following: list[Item], targets: list[Item]) 
     return False
 
 
-def _side(sides: list[Item], places: list[Item], tokens: list[Token], text: str, *, plural_lungs: bool) -> str | None:
+def _side(sides: list[Item], places: list[Item], sentence: Sentence, *, plural_lungs: bool) -> str | None:
     values = {item.value for item in sides}
     if "bilateral" in values or len(values) > 1:
         return "bilateral"
     if values:
         return values.pop()
     for item in places:
-        token = tokens[item.last - 1]
-        surface = text[token.start : token.end].lower()
+        _, start, end = sentence.tokens[item.last - 1]
+        surface = sentence.text[start:end].lower()
         if surface in PLURALS and (surface != "lungs" or plural_lungs):
             return "bilateral"
     return None

@@ -10,7 +10,7 @@ import pytest
 from medvlp_lite.reports import extract, knowledge
 from medvlp_lite.reports.vocabulary import vocabulary
 
-TABLE = Path(__file__).parent / "data" / "entity_table_6grams.txt"
+TABLE = Path(__file__).parents[1] / "data" / "entity_table_6grams.txt"
 PHANTOM = ("consolidation", "ground-glass opacity", "nodule", "mass", "effusion", "pneumothorax", "cardiomegaly", "edema", "atelectasis",
            "pleural thickening", "granuloma", "pneumoconiosis", "covid-19")  # fmt: skip
 BASE = knowledge.base()
@@ -73,21 +73,26 @@ def test_describe_falls_back_to_the_entity_of_a_finding():
     assert knowledge.source("covid-19").startswith("Wong")
 
 
-@pytest.mark.parametrize("look_up", [knowledge.describe, knowledge.explain, knowledge.source])
+@pytest.mark.parametrize("look_up", [knowledge.describe, knowledge.source])
 def test_unknown_names_are_refused_by_name(look_up):
     with pytest.raises(ValueError, match="'wobble'"):
         look_up("wobble")
 
 
+def test_a_category_is_explained_or_at_least_described():
+    assert knowledge.explanation_of("effusion") == BASE["categories"]["effusion"]["text"]
+    assert knowledge.explanation_of("pneumoconiosis") == knowledge.describe("pneumoconiosis")
+    assert knowledge.explanation_of("wobble") == ""
+
+
 def test_structured_labels_of_both_readings():
-    text = knowledge.explain("effusion")
-    assert (
-        knowledge.structured_label("mild", "left pleural", "effusion", template="code")
-        == f"mild left pleural effusion. {text}"
+    text = knowledge.explanation_of("effusion")
+    slots = ("mild", "left pleural", "effusion")
+    assert knowledge.structured_label(*slots, text, "code") == f"mild left pleural effusion. {text}"
+    assert knowledge.structured_label(*slots, text) == (
+        f"mild left pleural effusion, where effusion is {text[0].lower()}{text[1:-1]}"
     )
-    paper = knowledge.structured_label("mild", "left pleural", "effusion")
-    assert paper == f"mild left pleural effusion, where effusion is {text[0].lower()}{text[1:-1]}"
-    assert knowledge.structured_label(None, None, "effusion", explain=False) == "effusion"
+    assert knowledge.structured_label(None, None, "effusion") == "effusion"
     assert knowledge.structured_label(None, "right", "bruise") == "right bruise"
     with pytest.raises(ValueError, match="template"):
         knowledge.structured_label(None, None, "effusion", template="ours")
