@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import textwrap
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ def exercise(kind: type | tuple[type, ...], expects: str) -> Callable[[Callable[
         @functools.wraps(check)
         def checked(answer: Any) -> None:
             if answer is None:
-                print(f"No answer yet. Expected: {expects}.")
+                print(textwrap.fill(f"No answer yet. Expected: {expects}.", 76))
                 return
             require(isinstance(answer, kind), f"Expected: {expects}. Got: {type(answer).__name__}.")
             try:
@@ -144,11 +145,6 @@ def _what_failed(answer: Any, error: Exception, expects: str) -> str:
     if lines:
         return f"Line {lines[-1]} of your cell raised {type(error).__name__}: {error}."
     return f"The answer could not be used. Expected: {expects}."
-
-
-def check(condition: bool, hint: str) -> None:
-    """One part of a checker inside a chapter; ``require`` under its old name."""
-    require(condition, hint)
 
 
 def glue(name: str, value: object) -> None:

@@ -124,7 +124,7 @@ def largest(pages: dict) -> float | None:
 
 
 def minutes(seconds: float) -> str:
-    return "{} min {:02d} s".format(*divmod(round(seconds), 60))
+    return "{}\u00a0min {:02d}\u00a0s".format(*divmod(round(seconds), 60))
 
 
 def gib(value: float | None) -> str:

@@ -33,6 +33,7 @@ ROOMS = {
     "official": "readers of the checkpoints that the authors released",
     "experiments": "profiles, and the rows of every table, declared",
     "records": "one JSON file for each run, the claims, and the verdicts drawn from the records",
+    "claims": "the papers' claims, and what the records say of each",
     "figures": "how figures look, and the sliders that work without a kernel",
     "exercises": "the checkers of the exercises, one module per chapter",
     "notebook": "what the first cells of a chapter call",
