@@ -37,8 +37,8 @@ def overview() -> str:
 <div><p class="step">4. Where is the {escape(named[0])}?</p><img src="{heat(study, named[0])}" alt="The radiograph again, with
 the cells of a 14 by 14 map shaded where the model looks for {escape(named[0])}, and the true outline of the finding."></div>
 <figcaption>A phantom: a synthetic radiograph with a report, drawn from a seed, whose truth is known to the pixel. The map is
-the attention of MedKLIP (chapter 4), trained on such pairs and on nothing else; the outline, which it never saw, is the truth.
-</figcaption></figure>"""
+the attention of MedKLIP (chapter 4), trained on such pairs and on nothing else; the outline, which it never saw, is the truth. Chapter 4 counts how often such a map
+is right.</figcaption></figure>"""
 
 
 def described(study) -> str:
