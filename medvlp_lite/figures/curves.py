@@ -65,9 +65,10 @@ def plot_roc(
     *,
     title: str,
     shown: Sequence[str] | None = None,
+    axes: Axes | None = None,
 ) -> Axes:
     """ROC curves (C-2): those of the classes ``shown`` (all by default) by colour and dash with AUC and interval, others grey."""
-    _, axes = plt.subplots(figsize=(4.6, 4.4))
+    axes = axes or plt.subplots(figsize=(4.6, 4.4))[1]
     shown = list(aucs) if shown is None else [name for name in shown if name in aucs]
     for name in aucs:
         points = roc_points(*(part[:, list(names).index(name)] for part in (labels, scores)))
@@ -125,9 +126,11 @@ def plot_intervals(
     return axes
 
 
-def plot_calibration(runs: Mapping[str, tuple[np.ndarray, np.ndarray]], *, title: str, bins: int = 10) -> Axes:
+def plot_calibration(
+    runs: Mapping[str, tuple[np.ndarray, np.ndarray]], *, title: str, bins: int = 10, axes: Axes | None = None
+) -> Axes:
     """Observed share of positives against predicted probability; the diagonal is perfect calibration."""
-    _, axes = plt.subplots(figsize=(4.4, 4.2))
+    axes = axes or plt.subplots(figsize=(4.4, 4.2))[1]
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, label="perfect")
     for place, (name, (labels, probabilities)) in enumerate(runs.items()):
         curve = calibration_curve(labels, probabilities, bins)

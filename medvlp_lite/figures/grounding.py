@@ -5,6 +5,7 @@ Built in chapter 01_image_report_pairs.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -28,7 +29,7 @@ def draw_study(study: Study, axes: Axes, *, title: str | None = None, outlines: 
     image = study.image
     axes.imshow(image, cmap="gray", vmin=0, vmax=255)
     axes.set(xticks=[], yticks=[])
-    axes.set_title(title if title is not None else study.study_id, loc="left", fontsize="small")
+    axes.set_title(title if title is not None else study.study_id, loc="left", fontsize="small", fontweight="normal")
     sns.despine(ax=axes, left=True, bottom=True)
     if outlines:
         _outline_findings(study, axes, *image.shape)
@@ -48,9 +49,12 @@ def _outline_findings(study: Study, axes: Axes, height: int, width: int) -> None
             axes.add_patch(
                 Rectangle(corner, box.width * width, box.height * height, fill=False, linewidth=1.5, **style)
             )
-        axes.plot([], [], label=describe_finding(finding), **style)
+        letters = round(axes.get_window_extent().width / axes.figure.dpi * 12 - 4)
+        axes.plot(
+            [], [], label=textwrap.fill(describe_finding(finding), max(letters, 8), break_long_words=False), **style
+        )
     if shown:
-        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.01), fontsize="small", borderaxespad=0.2, handlelength=1.6)
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.01), fontsize="small", borderaxespad=0.2, handlelength=1.4)
 
 
 def describe_finding(finding) -> str:
@@ -74,15 +78,19 @@ def show_studies(
     if not studies:
         raise ValueError("no study to show")
     columns = min(columns, len(studies))
-    side = side or WIDTH / max(columns, 2)
+    side = side or (WIDTH - 0.2) / max(columns, 2)
     rows = -(-len(studies) // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(columns * side, rows * side * 1.18), squeeze=False)
+    figure, grid = plt.subplots(rows, columns, figsize=(columns * side, rows * side), squeeze=False)
+    figure.subplots_adjust(left=0, right=1, wspace=0.06)
     for place, axes in enumerate(grid.flat):
         if place < len(studies):
             draw_study(studies[place], axes, title=titles[place] if titles else None, outlines=outlines)
         else:
             axes.set_axis_off()
-    figure.tight_layout()
+    legends = [axes.get_legend() for axes in grid.flat if axes.get_legend()]
+    below = 0.3 + max((legend.get_window_extent().height for legend in legends), default=0) / figure.dpi
+    figure.set_size_inches(columns * side, rows * (side + below))
+    figure.subplots_adjust(top=1, bottom=below / (rows * (side + below)), hspace=below / side)
     return figure
 
 
@@ -115,7 +123,7 @@ def draw_heatmap(
     if region is not None and region.any():
         axes.contour(region.astype(float), levels=[0.5], colors=["cyan"], linewidths=1.2)
     axes.set(xticks=[], yticks=[])
-    axes.set_title(title, loc="left", fontsize="small")
+    axes.set_title(title, loc="left", fontsize="small", fontweight="normal")
     return axes
 
 
