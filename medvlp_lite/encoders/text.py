@@ -172,14 +172,13 @@ def _read_group(bert: nn.Module, ids: torch.Tensor, mask: torch.Tensor, longest:
     mask = mask[:, None, None, :length]
     places = table.position_embeddings.weight[:length] + table.token_type_embeddings.weight[0]
     states = table.dropout(table.LayerNorm(table.word_embeddings(ids[:, :length]) + places))
-    if torch.is_autocast_enabled(states.device.type):  # once, instead of in every matrix product
-        states = states.to(torch.get_autocast_dtype(states.device.type))
     for layer in bert.encoder.layer:
         own = layer.attention.self
         parts = (own.query, own.key, own.value)
         qkv = F.linear(states, torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]))
         heads = qkv.unflatten(-1, (3, own.num_attention_heads, -1)).permute(2, 0, 3, 1, 4)
-        states = layer.attention.output(attend(*heads, mask).transpose(1, 2).flatten(2), states)
+        seen = attend(*heads, mask).transpose(1, 2).flatten(2)
+        states = layer.attention.output(seen, states.to(seen.dtype))  # one precision from here on
         states = layer.output(layer.intermediate(states), states)
     return F.pad(states, (0, 0, 0, longest - length))
 

@@ -1,12 +1,11 @@
-import math
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from medvlp_lite.encoders.image import IMAGE_ENCODERS, ViTEncoder, image_encoder, sincos_positions, standardise
-from medvlp_lite.encoders.text import ReportTokenizer, TextEncoder, masked_mean
+from medvlp_lite.encoders.attention import attend
+from medvlp_lite.encoders.text import CLIPText, ReportTokenizer, TextEncoder, masked_mean
 
 CORPUS = ["There is a small left effusion.", "No pneumothorax. The heart is normal.", "Mild edema. Small nodule."] * 4
 
@@ -16,84 +15,66 @@ def tokenizer():
     return ReportTokenizer.train(CORPUS, 120)
 
 
-@pytest.mark.parametrize("name", IMAGE_ENCODERS)
-def test_every_image_encoder_gives_the_map_it_promises(name):
-    size = 64 if "vit" not in name else (112 if name == "vit_lite" else 224)
-    if name == "vit_b16":
-        pytest.skip("86 M parameters: its shape is the lite one's with other numbers")
-    encoder = image_encoder(name, size).eval()
-    with torch.no_grad():
-        out = encoder(torch.rand(2, 1, size, size))
-    assert out.shape == (2, encoder.width, size // encoder.stride, size // encoder.stride)
-
-
-def test_resnet50_layer3_is_the_map_of_equation_k2():
-    encoder = image_encoder("resnet50_layer3", 224).eval()
-    with torch.no_grad():
-        assert encoder(torch.rand(1, 1, 224, 224)).shape == (1, 1024, 14, 14)
-
-
-def test_lite_sizes_fit_a_laptop():
-    for name in ("resnet_lite", "vit_lite"):
-        assert sum(p.numel() for p in image_encoder(name, 112).parameters()) < 1_000_000
-
-
-def test_unknown_encoders_are_refused_by_name():
-    with pytest.raises(ValueError, match="no image encoder 'vgg'"):
-        image_encoder("vgg", 112)
-    with pytest.raises(ValueError, match="not a multiple of the patch side"):
-        ViTEncoder("lite", 100)
-
-
-@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 8, 8)])
-def test_images_of_another_shape_are_refused(shape):
-    with pytest.raises(ValueError, match="images must be"):
-        standardise(torch.zeros(shape))
-
-
-def test_vit_on_all_patches_in_any_order_equals_the_full_map():
-    torch.manual_seed(0)
-    encoder = ViTEncoder("lite", 32).eval()
-    images = torch.rand(2, 1, 32, 32)
-    order = torch.stack([torch.randperm(16), torch.randperm(16)])
-    with torch.no_grad():
-        tokens, full = encoder(images, order), encoder(images).flatten(2).transpose(1, 2)
-    assert torch.allclose(tokens, full.gather(1, order.unsqueeze(-1).expand(-1, -1, 128)), atol=1e-5)
-
-
-def test_vit_cannot_see_what_is_not_visible():
-    torch.manual_seed(0)
-    encoder = ViTEncoder("lite", 32).eval()
-    images = torch.rand(1, 1, 32, 32)
-    changed = images.clone()
-    changed[..., 8:, :] = 0  # rows of patches 1..3
-    visible = torch.arange(4).unsqueeze(0)
-    with torch.no_grad():
-        assert torch.equal(encoder(images, visible), encoder(changed, visible))
-
-
-def test_position_codes_are_distinct_and_bounded():
-    codes = sincos_positions(14, 128)
-    assert codes.shape == (196, 128) and codes.abs().max() <= 1
-    assert torch.unique(codes, dim=0).shape[0] == 196
-    with pytest.raises(ValueError, match="multiple of 4"):
-        sincos_positions(4, 6)
-
-
-def test_position_codes_put_the_column_first_as_mae_does():
-    codes, grid, width = sincos_positions(3, 8), 3, 8
-    for row in range(grid):
-        for column in range(grid):
-            rates = [10_000 ** (-k / (width / 4)) for k in range(width // 4)]
-            expected = [f(place * rate) for place in (column, row) for f in (math.sin, math.cos) for rate in rates]
-            assert codes[row * grid + column].tolist() == pytest.approx(expected, abs=1e-6)
-
-
-def test_numbers_instead_of_a_name_size_a_vit_and_a_bert(tokenizer):
-    encoder = ViTEncoder([8, 3, 2, 4], 16)
-    assert (encoder.width, len(encoder.blocks), encoder.stride, encoder.grid) == (8, 3, 4, 4)
+def test_numbers_instead_of_a_name_size_a_bert(tokenizer):
     text = TextEncoder(tokenizer, [12, 2, 3, 20], max_length=9)
     assert text.bert.config.intermediate_size == 20 and text.bert.config.num_hidden_layers == 2
+    with pytest.raises(ValueError, match="no BERT 'huge'"):
+        TextEncoder(tokenizer, "huge")
+
+
+def test_written_out_attention_equals_the_fused_one():
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, n, 4, dtype=torch.float64) for n in (5, 7, 7))
+    mask = torch.rand(2, 1, 1, 7) > 0.4
+    for seen in (None, mask):
+        fused = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        assert torch.allclose(attend(q, k, v, seen), fused, atol=1e-10)
+
+
+@pytest.mark.parametrize("variant", ["lite", [16, 3, 4]])
+def test_reading_by_length_equals_transformers_own_bert(tokenizer, variant):
+    torch.manual_seed(0)
+    encoder = TextEncoder(tokenizer, variant, 40).train()
+    for parameter in encoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    texts = [" ".join(CORPUS[i % 3] for i in range(k % 5 + 1)) for k in range(37)]
+    ids = encoder.ids(texts)
+    assert ids.dtype == torch.int32
+    states, mask = encoder.encode(torch.nn.functional.pad(ids, (0, 3), value=tokenizer.pad_id))
+    theirs = encoder.bert(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+    assert states.shape == theirs.shape and torch.allclose(states[mask], theirs[mask], atol=1e-5)
+    assert not states[~mask].isnan().any()
+    weights = list(encoder.bert.parameters())
+    ours, own = (torch.autograd.grad((x[mask] ** 2).sum(), weights, retain_graph=True) for x in (states, theirs))
+    for one, other in zip(ours, own):
+        assert torch.allclose(one, other, atol=1e-4 * max(1.0, float(other.abs().max())))
+
+
+def test_half_precision_reads_nearly_the_same(tokenizer):
+    torch.manual_seed(0)
+    encoder = TextEncoder(tokenizer, "lite", 40).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        half = encoder.pooled(encoder.ids(CORPUS))
+    assert torch.allclose(half.float(), encoder.pooled(encoder.ids(CORPUS)), atol=0.05)
+
+
+def test_many_texts_are_cut_into_pieces_as_few_are(tokenizer):
+    many = tokenizer(CORPUS * 300, 20)
+    assert torch.equal(many, tokenizer(CORPUS, 20).repeat(300, 1))
+
+
+def test_clip_answers_with_the_state_at_the_first_end(tokenizer):
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = Tokenizer(models.WordLevel({"a": 5, "b": 6, "<|endoftext|>": 49407, "?": 0}, unk_token="?"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", 49407)])  # fmt: skip
+    tower = CLIPText(ReportTokenizer(words.to_str())).eval()
+    with torch.no_grad():
+        alone, beside = tower(["a b"]), tower(["a b", "b a a b"])
+        states = tower.core(input_ids=torch.tensor([[5, 6, 49407]])).last_hidden_state
+    assert torch.allclose(alone, states[:, 2], atol=1e-5) and torch.allclose(alone[0], beside[0], atol=1e-5)
+    assert tower.ids(["a " * 100]).shape == (1, 77) and tower.ids(["a " * 100])[0, -1] == 49407
 
 
 def test_tokenizer_pads_cuts_and_keeps_the_end(tokenizer):
