@@ -34,7 +34,9 @@ def bare_numpy_calls(source: str) -> list[int]:
 
 
 def test_the_rule_sees_what_it_should():
-    assert bare_numpy_calls("a = x.numpy()\nb = x.cpu().numpy()\nc = f(x.cpu()).numpy()\nd = x.detach().cpu().numpy()") == [1, 3]
+    assert bare_numpy_calls(
+        "a = x.numpy()\nb = x.cpu().numpy()\nc = f(x.cpu()).numpy()\nd = x.detach().cpu().numpy()"
+    ) == [1, 3]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

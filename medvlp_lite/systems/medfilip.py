@@ -20,11 +20,10 @@ from medvlp_lite.components.contrastive import cosine_matrix, gather_pairs
 from medvlp_lite.encoders.image import image_encoder
 from medvlp_lite.encoders.sentence import HashedTfidf, SentenceEncoder
 from medvlp_lite.encoders.text import CLIPText, ReportTokenizer, TextEncoder
-from medvlp_lite.reports.knowledge import base
+from medvlp_lite.reports.knowledge import base, explanation_of, structured_label
 from medvlp_lite.reports.sections import findings_text
 from medvlp_lite.reports.structured_labels import (
     Label,
-    explanation_of,
     ontology_similarity_matrix,
     reported_labels,
     true_labels,
@@ -113,17 +112,12 @@ class MedFILIP(System):
     def wording(self, label: Label) -> str:
         """The text of a structured label as this system reads it (F-4); slots it does not use are left out."""
         severity, location, category = label if self.config.use_fg else (None, None, label.category)
-        text = " ".join(word for word in (severity, location, category) if word)
         if not self.config.use_entities:
+            text = structured_label(severity, location, category)
             return f"{text[0].upper()}{text[1:]}."
-        code = self.config.template == "code"
-        explained = self.config.use_iki and (not code or category in base()["categories"])
-        explanation = explanation_of(category) if explained else ""
-        if not explanation:
-            return text
-        if code:
-            return f"{text}. {explanation}"
-        return f"{text}, where {category} is {explanation[0].lower()}{explanation[1:].rstrip('.')}"
+        template = self.config.template
+        explained = self.config.use_iki and (template == "paper" or category in base()["categories"])
+        return structured_label(severity, location, category, explanation_of(category) if explained else "", template)
 
     def text_inputs(self, reports: Sequence[str], findings: Sequence[tuple[Finding, ...]]) -> dict[str, Any]:
         """``labels``, the structured labels of each study (F-1), or ``token_ids`` of the reports where they are the texts."""
