@@ -28,7 +28,11 @@ HEADS = tuple(dict.fromkeys(heads[0] for heads in MESH_HEADS.values()))
 BASELINE = {head: re.compile(pattern, re.IGNORECASE) for head, pattern in WORDS["baseline"].items()}
 DENIED = re.compile(WORDS["denied"], re.IGNORECASE)
 SIDES = {"left": ("left",), "right": ("right",), "bilateral": ("left", "right")}
-GRADES = {**{grade: grade for grade in ("mild", "moderate", "severe", "borderline")}, "small": "mild", "large": "severe"}
+GRADES = {
+    **{grade: grade for grade in ("mild", "moderate", "severe", "borderline")},
+    "small": "mild",
+    "large": "severe",
+}
 
 
 class Code(NamedTuple):
