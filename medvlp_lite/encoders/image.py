@@ -141,14 +141,19 @@ class ViTEncoder(nn.Module):
         return tokens[:, 1:].transpose(1, 2).unflatten(2, (self.grid, self.grid))
 
 
-def sincos_positions(grid: int, width: int) -> torch.Tensor:
+def sincos_positions(grid: int, width: int, reading: str = "mae") -> torch.Tensor:
     """Fixed position codes (grid * grid, width): sines and cosines of the column, then of the row, as MAE orders them.
 
-    Raises ValueError when ``width`` is not a multiple of 4.
+    Each of them takes D = ``width`` / 2 numbers from D / 2 rates: rate i is 10000^(-i / (D / 2)) as MAE has it, and with
+    ``reading`` "maco" 10000^(-i / (2 D)), since that released code divides by D and then by 2; its slowest wave is about a
+    thousand times faster. Raises ValueError when ``width`` is not a multiple of 4, or for another reading.
     """
     if width % 4:
         raise ValueError(f"width must be a multiple of 4, got {width}")
-    rates = torch.exp(torch.arange(width // 4) * (-math.log(10_000) / (width // 4)))
+    if reading not in ("mae", "maco"):
+        raise ValueError(f"reading must be 'mae' or 'maco', got {reading!r}")
+    divisor = width if reading == "maco" else width // 4  # 2 D or D / 2
+    rates = torch.exp(torch.arange(width // 4) * (-math.log(10_000) / divisor))
     angles = torch.arange(grid).unsqueeze(1) * rates
     axis = torch.cat([angles.sin(), angles.cos()], dim=1)
     rows, columns = axis.repeat_interleave(grid, dim=0), axis.repeat(grid, 1)

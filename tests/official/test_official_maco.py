@@ -6,198 +6,14 @@ import torch
 import torch.nn.functional as F
 from conftest import made_up_studies
 
-from medvlp_lite.components.masked_contrastive import importance, patch_weights
-from medvlp_lite.components.reconstruction import patchify, position_map, random_masking, shrink
+from medvlp_lite.components.masked_contrastive import importance
+from medvlp_lite.components.reconstruction import patchify, position_map, random_masking
+from medvlp_lite.encoders.image import sincos_positions
 from medvlp_lite.encoders.text import ReportTokenizer
 from medvlp_lite.official import maco as official
 from medvlp_lite.studies import StudyDataset, collate
-from medvlp_lite.systems.base import Query, System
-from medvlp_lite.systems.maco import MaCo, shuffled_sentences
-from medvlp_lite.training import TrainingConfig, fit
-
-REPORTS = [
-    "There is a small effusion. No nodule.",
-    "Mild edema. The heart is normal. No effusion.",
-    "Opacity number 3.",
-]
-SMALL = {"vit": [16, 2, 2, 4], "decoder": [16, 1, 2], "text_variant": [16, 1, 2], "dim": 16, "image_size": 32}
-
-
-def build(**options) -> MaCo:
-    torch.manual_seed(0)
-    return MaCo(ReportTokenizer.train(REPORTS, 120), **{**SMALL, **options}).eval()
-
-
-@pytest.fixture(scope="module")
-def data():
-    return StudyDataset(made_up_studies(24), size=32)
-
-
-@pytest.fixture(scope="module")
-def batch(data):
-    out = collate([data[i] for i in range(6)])
-    out.reports = REPORTS * 2
-    return out
-
-
-def test_total_weighs_by_lambda_or_adds_as_the_released_code(batch):
-    losses = build().loss(batch)
-    terms = losses.terms
-    assert set(terms) == {"reconstruction", "contrastive"}
-    expected = 0.9 * terms["reconstruction"] + 0.1 * terms["contrastive"]
-    assert losses.total.item() == pytest.approx(expected.item(), rel=1e-6)
-    losses = build(lambda_mode="sum").loss(batch)
-    assert losses.total.item() == pytest.approx(sum(losses.terms.values()).item(), rel=1e-6)
-    assert set(build(contrastive=False).loss(batch).terms) == {"reconstruction"}
-    assert set(build(lam=0).loss(batch).terms) == {"contrastive"}
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"weighting": "none"}, {"weighting": "loss"}, {"contrastive": False}, {"version": "v1"}, {"text_pool": "cls"},
-     {"lam": 0}, {"hr": False}, {"mask_ratio": 0}, {"version": "v1", "weighting": "none"}],
-)  # fmt: skip
-def test_what_can_learn_gets_a_gradient_and_nothing_else_asks_for_one(options, batch):
-    system = build(**options).train()
-    torch.manual_seed(1)
-    system.importance_score.weight.data.normal_()
-    losses = system.loss(batch)
-    losses.total.backward()
-    assert losses.total.isfinite()
-    silent = [name for name, p in system.named_parameters() if p.requires_grad and p.grad is None]
-    assert not silent, "else several processes cannot train"
-
-
-def test_the_decoder_draws_the_full_image_or_what_the_encoder_saw(batch):
-    visible = random_masking(6, 4, 0.5)
-    assert build().reconstruct(batch.images, visible).shape == (6, 1, 32, 32)
-    assert build(hr=False).reconstruct(batch.images, visible).shape == (6, 1, 16, 16)
-    plain = build(hr=False, downsample=1)
-    assert plain.reconstruct(batch.images, random_masking(6, 8, 0.5)).shape == (6, 1, 32, 32)
-
-
-def test_a_view_of_all_patches_is_the_image_vector(batch):
-    system = build()
-    everything = torch.arange(16).expand(6, -1)
-    view = F.normalize(system.view(batch.images, everything), dim=-1)
-    assert torch.allclose(view, system.embed_images(batch.images), atol=1e-5)
-
-
-def test_score_and_map_agree_where_no_patch_is_weighted(batch):
-    system, queries = build(tau_w=None, smooth_sigma=0), [Query.about("effusion"), Query("edema", ("Edema.",))]
-    score, maps = system.score(batch.images, queries), system.heatmap(batch.images, queries)
-    assert maps.shape == (6, 2, 4, 4) and score.min() > 0 and score.max() < 1
-    assert torch.allclose(maps.sum(dim=(2, 3)).sigmoid(), score, atol=1e-5), (
-        "tokens are averaged, so are their products"
-    )
-
-
-def test_weights_of_patches_scale_the_map(batch):
-    system, query = build(smooth_sigma=0), [Query.about("edema")]
-    system.importance_score.weight.data = torch.randn(1, 16)
-    shares = patch_weights(system.importance_score.weight[0], 0.02).view(4, 4)
-    plain = build(smooth_sigma=0, tau_w=None).heatmap(batch.images, query)
-    assert torch.allclose(system.heatmap(batch.images, query), plain * 16 * shares, atol=1e-5)
-
-
-def test_sentences_are_chosen_and_shuffled():
-    torch.manual_seed(0)
-    report = "First one.  Second. none. . Third"
-    drawn = {shuffled_sentences(report) for _ in range(200)}
-    pieces = {piece.strip() for text in drawn for piece in text.split(".")} - {""}
-    assert pieces == {"First one", "Second", "Third"}
-    lengths = [text.count(".") for text in (shuffled_sentences(report) for _ in range(600))]
-    assert all(abs(lengths.count(k) / 600 - 1 / 3) < 0.08 for k in (1, 2, 3))
-    assert shuffled_sentences("") == "" and shuffled_sentences("One.") == "One."
-
-
-def test_the_released_choice_of_sentences_counts_empty_pieces():
-    torch.manual_seed(0)
-    drawn = [shuffled_sentences("A is. B is.", empty=True).count(".") for _ in range(3000)]
-    # of the three pieces, one empty, k = 1, 2 or 3 stay: none 1/9, one 1/3 (2/3) + 1/3 (2/3), two 1/3 (1/3) + 1/3
-    assert all(abs(drawn.count(n) / 3000 - share) < 0.03 for n, share in enumerate((1 / 9, 4 / 9, 4 / 9)))
-
-
-def test_an_image_as_small_as_the_encoder_takes_it_is_not_shrunk_again(batch):
-    system = build()
-    side = system.image_encoder.grid * system.image_encoder.stride
-    small = shrink(batch.images, system.config["downsample"])
-    assert small.shape[-1] == side
-    assert torch.equal(system.embed_images(small), system.embed_images(batch.images))
-    with pytest.raises(ValueError, match="takes images of side"):
-        system.embed_images(torch.rand(1, 1, side // 2, side * 2))
-
-
-def test_the_contrast_is_taken_in_full_precision(batch):
-    system = build(weighting="split", temperature=0.03)
-    images, texts, scores = torch.randn(16, 24), torch.randn(16, 24), torch.randn(16)
-    exact = system.contrast(images, texts, scores)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(system.contrast(images, texts, scores), exact)
-
-
-@pytest.mark.parametrize("wrong", [{"mask_ratio": 1.0}, {"temperature": 0.0}, {"image_size": 33}])
-def test_impossible_numbers_are_refused(wrong):
-    with pytest.raises(ValueError, match="need 0 <= mask_ratio < 1"):
-        build(**wrong)
-
-
-def test_the_score_layer_learns_at_its_own_rate_and_leaves_a_trace(data):
-    slow, fast = (build(score_rate=rate, trace_every=2, weighting="logits") for rate in (1.0, 50.0))
-    for system in (slow, fast):
-        fit(system, data, TrainingConfig(6, 8, 1e-3, warmup=0.0, augment=False), log=None)
-    size = [system.importance_score.weight.abs().mean().item() for system in (slow, fast)]
-    assert 20 < size[1] / size[0] < 80
-    trace = fast.weights_by_step()
-    assert list(trace) == [0, 2, 4, 6] and trace[0].abs().sum() == 0 and trace[4].abs().sum() > 0
-    assert torch.equal(trace[6], fast.importance_score.weight[0]) and build().weight_trace.shape == (0, 16)
-
-
-def test_a_full_trace_keeps_every_other_row():
-    system = build(trace_every=3).train()
-    for step in range(250):
-        system.importance_score.weight.data.fill_(float(step))
-        system._trace()
-    trace = system.weights_by_step()
-    assert list(trace) == [*range(0, 250, 12), 250], "3 rows apart until 96, 6 until 192, then 12"
-    assert all(weights[0] == min(step, 249) for step, weights in trace.items())
-
-
-def test_resumed_equals_uninterrupted_with_rates_and_trace(data, tmp_path):
-    plan, options = TrainingConfig(6, 8, 1e-3), {"score_rate": 20.0, "trace_every": 1}
-    whole = build(**options)
-    fit(whole, data, plan, log=None)
-
-    class Stop(Exception):
-        pass
-
-    def stop(text):
-        if text.startswith("step 4/"):
-            raise Stop
-
-    cut = build(**options)
-    with pytest.raises(Stop):
-        fit(cut, data, plan, checkpoints=tmp_path, checkpoint_every=2, log=stop, log_every=1)
-    again = build(**options)
-    fit(again, data, plan, checkpoints=tmp_path, checkpoint_every=2, log=None)
-    for name, tensor in whole.state_dict().items():
-        assert torch.equal(tensor.nan_to_num(), again.state_dict()[name].nan_to_num()), name
-
-
-def test_saved_and_loaded_it_answers_the_same(tmp_path, batch):
-    system = build(version="v1", trace_every=3)
-    system.save_pretrained(tmp_path)
-    assert torch.equal(
-        System.from_pretrained(tmp_path).score(batch.images, [Query.about("edema")]),
-        system.score(batch.images, [Query.about("edema")]),
-    )
-
-
-@pytest.mark.parametrize("name", ["version", "weighting", "lambda_mode", "text_pool", "sentences"])
-def test_unknown_choices_are_refused(name):
-    with pytest.raises(ValueError, match=f"{name} must be one of"):
-        build(**{name: "other"})
-
+from medvlp_lite.systems.base import Query
+from medvlp_lite.systems.maco import MaCo, MaCoConfig
 
 WIDTH, DEPTH, GRID, PATCH, TEXT, LAYERS, WORDS, POSITIONS = 128, 2, 4, 4, 24, 2, 30, 12
 
@@ -304,7 +120,7 @@ def official_forward(state, images, visible):
 def test_official_checkpoint_computes_what_the_released_code_computes(tmp_path):
     state = official_state()
     system = official.from_official(write(state, tmp_path, args=argparse.Namespace(lam=0.9)))
-    assert system.config["image_size"] == 32 and system.config["hr"] and system.config["weighting"] == "split"
+    assert system.config.image_size == 32 and system.config.hr and system.config.weighting == "split"
     torch.manual_seed(0)
     images, visible = torch.rand(3, 1, 32, 32), random_masking(3, GRID, 0.5)
     vectors, drawn, scores, colour, seen = official_forward(state, images, visible)
@@ -373,7 +189,7 @@ def test_official_widths_that_cannot_be_multiplied_load_and_say_so(tmp_path):
 
 def test_official_checkpoint_without_high_resolution(tmp_path):
     system = official.from_official(write(official_state(scale=1), tmp_path))
-    assert system.config["image_size"] == 16 and not system.config["hr"] and system.config["downsample"] == 1
+    assert system.config.image_size == 16 and not system.config.hr and system.config.downsample == 1
 
 
 def test_official_files_that_do_not_fit_are_refused(tmp_path):
@@ -392,3 +208,20 @@ def test_official_files_that_do_not_fit_are_refused(tmp_path):
         official.from_official(write(state, tmp_path, model_class=MaCo))
     with pytest.raises(FileNotFoundError):
         official.from_official(tmp_path / "none.pth")
+
+
+def test_a_new_model_like_the_released_one_takes_its_position_codes():
+    tokenizer = ReportTokenizer.train(["a b"], 50)
+    system = MaCo(tokenizer, MaCoConfig(vit=(16, 1, 2, 4), decoder=(8, 1, 2), text_encoder=(16, 1, 2), image_size=32))
+    released = official.with_released_positions(system)
+    for codes, width in ((released.image_encoder.positions, 16), (released.decoder.positions[1:], 8)):
+        for place in range(16):
+            row, column = divmod(place, 4)
+            for axis, start in ((column, 0), (row, width // 2)):
+                for i in range(width // 4):
+                    rate = 10_000.0 ** (-i / (2 * (width // 2)))
+                    assert codes[place, start + i].item() == pytest.approx(math.sin(axis * rate), abs=1e-5)
+                    assert codes[place, start + width // 4 + i].item() == pytest.approx(math.cos(axis * rate), abs=1e-5)
+    assert not torch.equal(released.image_encoder.positions, sincos_positions(4, 16))
+    with pytest.raises(ValueError, match="reading must be 'mae' or 'maco'"):
+        sincos_positions(4, 16, "other")
