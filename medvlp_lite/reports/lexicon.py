@@ -19,9 +19,6 @@ SHORTHAND = r"(?i:(?:b/l|c/w|h/o|r/o|s/p|w/o)\b|w/|2/2(?= [a-z]))"
 VERTEBRA = r"[CTLctl]\d{1,2}\b"
 TOKEN = re.compile(rf"[A-Za-z]{{2,}}|{SHORTHAND}|{VERTEBRA}|[A-Za-z]|\d+(?:\.\d+)?|/(?!\d)|[?,:()]")
 LONGEST_WORD = 40
-PLAIN_CUES = (
-    "negation_before", "negation_after", "pseudo", "stops", "history", "advice", "verbs", "prepositions", "passive",
-)  # fmt: skip
 BRITISH = (("oe", "e"), ("ae", "e"), ("our", "or"), ("ise", "ize"), ("yse", "yze"), ("tre", "ter"))
 
 
@@ -40,6 +37,16 @@ class Token(NamedTuple):
     lemma: str | None
     start: int
     end: int
+
+
+def between(items: list[Item], start: int, end: int) -> list[Item]:
+    """The items that begin at tokens [start, end)."""
+    return [item for item in items if start <= item.first < end]
+
+
+def near(item: Item, tokens: list[Token], reach: int) -> set[str | None]:
+    """The lemmas of an item and of ``reach`` tokens on either side."""
+    return {token[0] for token in tokens[max(0, item.first - reach) : item.last + reach]}
 
 
 class Sentence(NamedTuple):
@@ -183,22 +190,17 @@ class Lexicon:
         return out
 
 
-def _context_phrases(context: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    groups = {"site": "sites", "zone": "zones", "grade": "grades", "change": "changes", "normal": "normal"}
-    for kind, group in groups.items():
-        for value, phrases in context[group].items():
-            yield from ((phrase, kind, value) for phrase in phrases)
-    for kind in ("hedges", "hedges_after"):
-        for phrases in context[kind].values():
-            yield from ((phrase, kind, phrase) for phrase in phrases)
-    for kind in PLAIN_CUES:
-        yield from ((phrase, kind, phrase) for phrase in context[kind])
+def _phrases(findings: dict[str, Any], context: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Every (phrase, kind, what it stands for): a value of its own, or the phrase itself."""
+    terms = {name: row["terms"] for name, row in findings["findings"].items()}
+    kinds = {"finding": terms, "observation": list(findings["observations"]), "ignored": findings["ignored_terms"]}
+    for kind, group in (kinds | context["phrases"]).items():
+        if isinstance(group, list):
+            yield from ((phrase, kind, phrase) for phrase in group)
+        else:
+            yield from ((phrase, kind, value) for value, phrases in group.items() for phrase in phrases)
     for words in product(*context["pseudo_patterns"].values()):  # "no significant change in"
         yield " ".join(words), "pseudo", words[0]
-    yield from ((phrase, "side", "bilateral") for phrase in context["paired"])
-    yield from ((side, "side", side) for side in ("left", "right"))
-    yield from ((word, "zone", zone) for word, zone in context["both_words"].items())
-    yield from ((mark, "joint", mark) for mark in context["joints"])
 
 
 @lru_cache(maxsize=1)
@@ -209,21 +211,14 @@ def load() -> Lexicon:
         name: Concept(name, row["entity"], row["category"], row["site"], tuple(row.get("needs", ())))
         for name, row in (findings["findings"] | findings["derived"]).items()
     }
-    weak = frozenset(phrase for kind in ("hedges", "hedges_after") for phrase in context[kind]["possible"])
-    lexicon = Lexicon(concepts, findings["observations"], drop=frozenset(context["drop"]), possible=weak)
+    possible = frozenset(context["possible"])
+    lexicon = Lexicon(concepts, findings["observations"], drop=frozenset(context["drop"]), possible=possible)
     lexicon.expansions = {short: tuple(long.split()) for short, long in context["expansions"].items()}
     lexicon.words.update(context["known"], (",", ":", "/", "(", ")"))
     for lemma, forms in context["lemmas"].items():
         lexicon.words.add(lemma)
         lexicon.forms.update((form, lemma) for form in forms)
-    for name, row in findings["findings"].items():
-        for term in row["terms"]:
-            lexicon.add(term, "finding", name)
-    for word in findings["observations"]:
-        lexicon.add(word, "observation", word)
-    for phrase in findings["ignored_terms"]:
-        lexicon.add(phrase, "ignored", phrase)
-    for phrase, kind, value in _context_phrases(context):
+    for phrase, kind, value in _phrases(findings, context):
         lexicon.add(phrase, kind, value)
     lexicon.freeze()
     return lexicon

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from medvlp_lite.reports.lexicon import Item, Sentence, Token
+from medvlp_lite.reports.lexicon import Item, Sentence, Token, between
 from medvlp_lite.reports.vocabulary import read_data
 
 PLACES = frozenset(("side", "zone", "site"))
@@ -53,24 +53,20 @@ def place(
     after = _after(target, clause, targets, alone=alone)
     places = [item for item in before if item.kind in PLACES]
     sides = [item for item in places if item.kind == "side"]
-    behind = [item for item in after if item.kind in PLACES]
     if not sides:
-        sides = [item for item in behind if item.kind == "side"]
-        places += behind
-    elif not any(item.kind == "zone" for item in places):
-        places += [item for item in behind if item.kind == "zone" and not any(i.kind == "side" for i in behind)]
-    if site is not None:
-        named = site.value.partition("+")[0]
-        places.append(site)
-    else:
-        named = _site(usual, [item for item in places if item.kind == "site"])
+        sides = [item for item in after if item.kind == "side"]
+        places += after
+    elif not any(item.kind == "zone" for item in places) and not any(item.kind == "side" for item in after):
+        places += [item for item in after if item.kind == "zone"]
+    named = site.value.partition("+")[0] if site else _site(usual, places)
+    places += [site] if site else []
     zone = next((item.value for item in places if item.kind == "zone"), None) if named in ZONED else None
     side = None if named in SIDELESS else _side(sides, places, sentence, plural_lungs=named != "lung volume")
     if zone == "lingula":
         side = "left"
     elif zone == "middle lobe" and side is None:
         side = "right"
-    words = sorted({i for item in (*sides, *places) for i in range(item.first, item.last)})
+    words = sorted({i for item in places for i in range(item.first, item.last)})
     return Place(named, zone, side, _severity(target, before, clause, targets, sentence.tokens), tuple(words))
 
 
@@ -78,20 +74,17 @@ def _before(target: Item, clause: list[Item], targets: list[Item]) -> list[Item]
     """Items before the target that modify it, nearest first; also a place in front of "there is"."""
     found: list[Item] = []
     placed = False
-    for position in range(len(clause) - 1, -1, -1):
-        item = clause[position]
-        if item.last > target.first:
-            continue
+    ahead = [item for item in clause if item.last <= target.first]
+    for position, item in reversed(list(enumerate(ahead))):
         if item in targets:
             return _without_owned(found, item)
         if item.kind in BARRIERS and not item.value.startswith("there "):
             break
         if item.kind == "joint" and item.value in ADDITIONS and any(other.first < item.first for other in targets):
             break
-        if item.kind == "joint" and placed:
-            previous = clause[position - 1] if position else None
-            if item.value in ("with", ":", "(", ")") or previous is None or previous.kind not in PLACES:
-                break
+        ends = item.value in ("with", ":", "(", ")") or not position or ahead[position - 1].kind not in PLACES
+        if item.kind == "joint" and placed and ends:
+            break
         placed = placed or item.kind in PLACES
         found.append(item)
     return found
@@ -111,7 +104,7 @@ def _without_owned(found: list[Item], other: Item) -> list[Item]:
 
 
 def _after(target: Item, clause: list[Item], targets: list[Item], *, alone: bool) -> list[Item]:
-    """Items after the target that modify it; passes the rest of a list unless the target has a place before it (``alone``)."""
+    """Places after the target that modify it; passes the rest of a list unless the target has a place before it (``alone``)."""
     found: list[Item] = []
     opened = False
     following = [item for item in clause if item.first >= target.last]
@@ -122,10 +115,9 @@ def _after(target: Item, clause: list[Item], targets: list[Item], *, alone: bool
             continue
         if item.kind in BARRIERS or item.kind == "hedges":
             break
-        if item.kind == "joint" and opened and item.value in (",", "with", ":"):
-            after = following[position + 1] if position + 1 < len(following) else None
-            if after is None or after.kind not in ("side", "zone"):
-                break
+        goes_on = any(after.kind in ("side", "zone") for after in following[position + 1 : position + 2])
+        if item.kind == "joint" and opened and item.value in (",", "with", ":") and not goes_on:
+            break
         if item.kind in PLACES and not _leads_to_target(position, following, targets):
             found.append(item)
         opened = opened or item.kind in ("prepositions", "side", "zone")
@@ -146,10 +138,8 @@ def _leads_to_target(position: int, following: list[Item], targets: list[Item]) 
 
 def _side(sides: list[Item], places: list[Item], sentence: Sentence, *, plural_lungs: bool) -> str | None:
     values = {item.value for item in sides}
-    if "bilateral" in values or len(values) > 1:
-        return "bilateral"
     if values:
-        return values.pop()
+        return values.pop() if len(values) == 1 else "bilateral"
     for item in places:
         _, start, end = sentence.tokens[item.last - 1]
         surface = sentence.text[start:end].lower()
@@ -158,12 +148,9 @@ def _side(sides: list[Item], places: list[Item], sentence: Sentence, *, plural_l
     return None
 
 
-def _site(usual: str, sites: list[Item]) -> str:
-    for item in sites:
-        value = item.value.partition("+")[0]
-        if value not in TOO_WIDE or not usual or (value == "limb" and usual in ("bone", "")):
-            return value
-    return usual
+def _site(usual: str, places: list[Item]) -> str:
+    sites = [item.value.partition("+")[0] for item in places if item.kind == "site"]
+    return next((s for s in sites if s not in TOO_WIDE or not usual or (s == "limb" and usual == "bone")), usual)
 
 
 def _severity(
@@ -174,23 +161,17 @@ def _severity(
     A grade of a change ("slight decrease in the effusion") is none.
     """
     changes = [item for item in clause if item.kind == "change" and item.value in ("increased", "decreased")]
-    moves: list[Item] = []
+    grades = [item for item in clause if item.kind == "grade"]
     if changes:
-        now = _grade_now(target, clause, targets, tokens)
-        if now is not None:
-            return now
-        moves = [item for item in clause if item.kind == "grade" and _grades_change(item, target, changes, tokens)]
-    for item in before:
-        if item.kind == "grade" and item not in moves:
-            return item.value
+        now = next((g for g in grades if g.first > target.last and tokens[g.first - 1].lemma == "now"), None)
+        if now and not between(targets, target.last, now.first):  # "moderate edema has improved, now mild"
+            return now.value
+        grades = [grade for grade in grades if not _grades_change(grade, target, changes, tokens)]
+    said = [item for item in before if item in grades] + [grade for grade in grades if grade.first == target.first]
+    if said:
+        return said[0].value
     predicate = False
     for item in clause:
-        if item in moves:
-            continue
-        if item.first < target.first:
-            continue
-        if item.kind == "grade" and item.first == target.first:
-            return item.value
         if item.first < target.last:
             continue
         if item in targets or item.kind in ("stops", "negation_before", "hedges"):
@@ -198,8 +179,8 @@ def _severity(
         if item.kind == "joint" and not (item.value == "," and item.first == target.last):
             break
         predicate = predicate or item.kind in ("verbs", "joint")
-        if item.kind == "grade" and predicate:
-            return None if any(0 <= other.first - item.last <= 1 for other in targets) else item.value
+        if predicate and item in grades:
+            return None if between(targets, item.last, item.last + 2) else item.value
     return None
 
 
@@ -207,17 +188,8 @@ def _grades_change(grade: Item, target: Item, changes: list[Item], tokens: list[
     """Whether a grade says how much has changed: "slight decrease in", not "slightly increased markings"."""
     if tokens[grade.first].lemma not in DEGREES:
         return False
-    for change in changes:
-        if 0 <= change.first - grade.last <= 1 and change.first != target.first:
-            said_of = change.last < len(tokens) and tokens[change.last].lemma in ("in", "of")
-            return said_of or change.first >= target.last or tokens[change.first].lemma != "increase"
-    return False
-
-
-def _grade_now(target: Item, clause: list[Item], targets: list[Item], tokens: list[Token]) -> str | None:
-    """The last state of a finding that has changed: "moderate edema has improved, now mild"."""
-    for item in clause:
-        if item.kind == "grade" and item.first > target.last and tokens[item.first - 1].lemma == "now":
-            passed = any(target.last <= other.first < item.first for other in targets)
-            return None if passed else item.value
-    return None
+    change = next((c for c in between(changes, grade.last, grade.last + 2) if c.first != target.first), None)
+    if change is None:
+        return False
+    said_of = [token.lemma for token in tokens[change.last : change.last + 1]] in (["in"], ["of"])
+    return said_of or change.first >= target.last or tokens[change.first].lemma != "increase"

@@ -1,4 +1,4 @@
-"""One sentence read: its findings with status, place, grade and change, as Mentions.
+"""One sentence read: its findings with status, place and grade, as Mentions.
 
 Built in chapter 02_reports_to_triplets.
 """
@@ -11,7 +11,7 @@ from functools import lru_cache
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
-from medvlp_lite.reports.lexicon import Item, Lexicon, Sentence, load
+from medvlp_lite.reports.lexicon import Item, Lexicon, Sentence, load, near
 from medvlp_lite.reports.negation import Status, alternatives, clauses, status, versus
 from medvlp_lite.reports.placing import LINKS, SIDELESS, Place, place
 from medvlp_lite.reports.vocabulary import read_data
@@ -40,7 +40,6 @@ class Mention(NamedTuple):
     zone: str | None = None
     side: str | None = None
     severity: str | None = None
-    change: str | None = None
     location: str | None = None
     negation: str | None = None
     hedge: str | None = None
@@ -61,7 +60,6 @@ class _Found:
     concept: str
     status: Status
     place: Place
-    change: str | None = None
 
 
 def _gap(a: Item, b: Item) -> int:
@@ -90,7 +88,7 @@ def read_sentence(text: str) -> tuple[Mention, ...]:
                     where = where._replace(severity="borderline")
                 if clause[0].value == "which" and where.open:
                     where = _antecedent(where, items, clause[0])
-                found.append(_Found(item, concept, state, where, _change(item, clause, heads)))
+                found.append(_Found(item, concept, state, where))
         normals.extend(_normals(clause, targets, sentence, lexicon))
     _join(found, sentence)
     if "bilaterally" in text:
@@ -111,12 +109,8 @@ def _targets(clause: list[Item], lexicon: Lexicon, sentence: Sentence) -> list[t
             if concept:
                 out.append((item, concept, site))
     out.sort(key=lambda target: target[0].first)
-    return [target for target in out if _qualifies(target[0], lexicon.concepts[target[1]].needs, sentence)]
-
-
-def _qualifies(item: Item, needs: tuple[str, ...], sentence: Sentence) -> bool:
-    near = sentence.tokens[max(0, item.first - 5) : item.last + 5] if needs else ()
-    return not needs or any(token.lemma in needs for token in near)
+    needs = [lexicon.concepts[concept].needs for _, concept, _ in out]
+    return [t for t, words in zip(out, needs) if not words or near(t[0], sentence.tokens, 5) & set(words)]
 
 
 def _resolve(item: Item, clause: list[Item], findings: list[Item], lexicon: Lexicon) -> tuple[str | None, Item | None]:
@@ -125,11 +119,10 @@ def _resolve(item: Item, clause: list[Item], findings: list[Item], lexicon: Lexi
     sites = [other for other in clause if other.kind == "site"]
     weak = item.value in WEAK
     modifies = any(0 <= finding.first - item.last <= 1 for finding in findings)
-    options = [
-        (_gap(item, site), rules[name], site) for site in sites for name in site.value.split("+") if name in rules
-    ]
+    options = [(rules[name], site) for site in sites for name in site.value.split("+") if name in rules]
     if options:
-        gap, concept, site = min(options, key=lambda option: option[0])
+        concept, site = min(options, key=lambda option: _gap(item, option[1]))
+        gap = _gap(item, site)
         low, high = sorted((item.first, site.first))
         between = any(low < finding.first <= high + 1 for finding in findings)
         nearer = any(_gap(item, other) < gap for other in sites)
@@ -151,19 +144,6 @@ def _antecedent(where: Place, items: list[Item], stop: Item) -> Place:
     zones = [item.value for item in earlier if item.kind == "zone"]
     side = sides.pop() if len(sides) == 1 else None
     return where._replace(side=side, zone=zones[-1] if zones and where.site in ("lung", "") else None)
-
-
-def _change(target: Item, clause: list[Item], heads: list[Item]) -> str | None:
-    """The nearest word of change in the clause, on this side of other findings if there is one."""
-    changes = [item for item in clause if item.kind == "change"]
-    if not changes:
-        return None
-
-    def cost(item: Item) -> tuple[bool, int]:
-        low, high = sorted((item.first, target.first))
-        return any(low < head.first < high for head in heads), _gap(item, target)
-
-    return min(changes, key=cost).value
 
 
 def _join(found: list[_Found], sentence: Sentence) -> None:
@@ -220,20 +200,19 @@ def _mention(one: _Found, sentence: Sentence, lexicon: Lexicon) -> Mention:
         zone=one.place.zone,
         side=one.place.side,
         severity=one.place.severity,
-        change=one.change,
-        location=_location(where, sentence, lexicon) if where else None,
+        location=_location(where, sentence, lexicon),
         negation=one.status.negation,
         hedge=one.status.hedge,
         strength=one.status.strength,
     )
 
 
-def _location(where: list[int], sentence: Sentence, lexicon: Lexicon) -> str:
-    """The words of a place as the report has them, abbreviations spelt out, none twice in a row."""
+def _location(where: list[int], sentence: Sentence, lexicon: Lexicon) -> str | None:
+    """The words of a place as the report has them, abbreviations spelt out, none twice in a row; None if there are none."""
     spans = dict.fromkeys(sentence.tokens[i][1:] for i in where)
     written = (sentence.text[start:end].lower() for start, end in spans)
     words = [part for word in written for part in lexicon.expansions.get(word, (word,))]
-    return " ".join(word for word, _ in groupby(words))
+    return " ".join(word for word, _ in groupby(words)) or None
 
 
 def _normals(
@@ -245,7 +224,7 @@ def _normals(
     taken = [site for _, site in telling if site]
     heads = [head for head, _ in telling]
     for item in clause:
-        if item.kind != "normal" or _denied(item, clause):
+        if item.kind != "normal" or any(i.kind == "negation_before" and 0 <= item.first - i.last <= 1 for i in clause):
             continue
         verb = any(other.kind == "verbs" and other.last <= item.first for other in clause)
         sites = [other for other in clause if other.kind == "site" and other not in taken]
@@ -257,10 +236,6 @@ def _normals(
             sides = [i.value for i in sentence.items if i.kind == "side" and abs(i.last - site.first) <= 1]
             out.extend(_normal(item, site, sides[0] if sides else None, sentence, lexicon))
     return out
-
-
-def _denied(normal: Item, clause: list[Item]) -> bool:
-    return any(item.kind == "negation_before" and 0 <= normal.first - item.last <= 1 for item in clause)
 
 
 def _normal(item: Item, site: Item, side: str | None, sentence: Sentence, lexicon: Lexicon) -> Iterator[Mention]:
