@@ -65,7 +65,7 @@ class Concept:
     entity: str
     category: str = ""
     site: str = ""
-    needs: tuple[str, ...] = ()
+    needs: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -162,7 +162,7 @@ class Lexicon:
         tokens: list[Token] = []
         lemmas = self.lemmas
         for match in TOKEN.finditer(text):
-            word = match.group().lower()
+            word = match[0].lower()
             found = lemmas.get(word)
             if found is None:
                 found = self.lemma(word)
@@ -174,7 +174,7 @@ class Lexicon:
     def _items(self, tokens: list[Token]) -> list[Item]:
         """All phrases in one left-to-right pass, longest first; a phrase with several meanings gives several items."""
         out: list[Item] = []
-        lemmas = tuple(token[0] for token in tokens)
+        lemmas = tuple([token[0] for token in tokens])
         phrases, sizes, position, count = self.phrases, self.sizes, 0, len(lemmas)
         while position < count:
             for size in sizes.get(lemmas[position], ()):
@@ -208,7 +208,7 @@ def load() -> Lexicon:
     """The package's lexicon, read once from its data files."""
     findings, context = read_data("lexicon"), read_data("context")
     concepts = {
-        name: Concept(name, row["entity"], row["category"], row["site"], tuple(row.get("needs", ())))
+        name: Concept(name, row["entity"], row["category"], row["site"], frozenset(row.get("needs", ())))
         for name, row in (findings["findings"] | findings["derived"]).items()
     }
     possible = frozenset(context["possible"])

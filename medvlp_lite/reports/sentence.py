@@ -110,7 +110,7 @@ def _targets(clause: list[Item], lexicon: Lexicon, sentence: Sentence) -> list[t
                 out.append((item, concept, site))
     out.sort(key=lambda target: target[0].first)
     needs = [lexicon.concepts[concept].needs for _, concept, _ in out]
-    return [t for t, words in zip(out, needs) if not words or near(t[0], sentence.tokens, 5) & set(words)]
+    return [t for t, need in zip(out, needs) if not need or not need.isdisjoint(near(t[0], sentence.tokens, 5))]
 
 
 def _resolve(item: Item, clause: list[Item], findings: list[Item], lexicon: Lexicon) -> tuple[str | None, Item | None]:
@@ -209,10 +209,12 @@ def _mention(one: _Found, sentence: Sentence, lexicon: Lexicon) -> Mention:
 
 def _location(where: list[int], sentence: Sentence, lexicon: Lexicon) -> str | None:
     """The words of a place as the report has them, abbreviations spelt out, none twice in a row; None if there are none."""
+    if not where:
+        return None
     spans = dict.fromkeys(sentence.tokens[i][1:] for i in where)
     written = (sentence.text[start:end].lower() for start, end in spans)
     words = [part for word in written for part in lexicon.expansions.get(word, (word,))]
-    return " ".join(word for word, _ in groupby(words)) or None
+    return " ".join(word for word, _ in groupby(words))
 
 
 def _normals(
