@@ -1,8 +1,9 @@
-"""Every augmentation of training images: exposure, crops, and the strong view that a student sees."""
+"""Every augmentation of training images: exposure, crops, mirroring, and the strong view that a student sees."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,26 +21,47 @@ def intensity_jitter(images: torch.Tensor, shift: int = 4) -> torch.Tensor:
     return (moved * gain.to(images.device) + offset.to(images.device)).clamp(0, 1)
 
 
-def random_resized_crop(images: torch.Tensor, least: float, stretch: float = 4 / 3) -> torch.Tensor:
-    """A random part of every image (B, 1, H, W), resized to the whole: what RandomResizedCrop does, image by image.
+def random_resized_crop(
+    images: torch.Tensor, scale: tuple[float, float] = (0.5, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3)
+) -> torch.Tensor:
+    """A random part of every image (B, 1, H, W), resized to the whole: torchvision's RandomResizedCrop, image by image.
 
-    Each part has between ``least`` and all of the area, and is up to ``stretch`` times as wide as high, or as high as wide,
-    where the image allows it. A report still names what a crop has cut off.
+    ``scale`` bounds the share of the area that is kept, ``ratio`` its width by its height, where the image allows it. A
+    report still names what a crop has cut off. Raises ValueError unless 0 < low <= high for both, and scale ends at most at 1.
     """
-    area = least + (1 - least) * torch.rand(len(images), 1)
-    ratio = stretch ** (2 * torch.rand(len(images), 1) - 1)
-    size = torch.cat([(area * ratio).sqrt(), (area / ratio).sqrt()], dim=1).clamp(max=1)
+    if not (0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1]):
+        raise ValueError(f"scale must rise within (0, 1] and ratio above 0, got {scale} and {ratio}")
+    draw = torch.rand(len(images), 2)
+    area = scale[0] + (scale[1] - scale[0]) * draw[:, :1]
+    shape = ratio[0] * (ratio[1] / ratio[0]) ** draw[:, 1:]  # uniform in its logarithm
+    size = torch.cat([(area * shape).sqrt(), (area / shape).sqrt()], dim=1).clamp(max=1)
     centre = (2 * torch.rand(len(images), 2) - 1) * (1 - size)
     affine = torch.cat([torch.diag_embed(size), centre.unsqueeze(2)], dim=2).to(images)
     grid = F.affine_grid(affine, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def strong_augment(images: torch.Tensor, strength: float = 1.0) -> torch.Tensor:
-    """What the student sees (P-3, a reconstruction): each image (B, 1, H, W) turned, scaled, moved, with other grey values, and a hole.
+def mirror(
+    images: torch.Tensor, targets: torch.Tensor, positions: Sequence[str], share: float = 0.5
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mirror a ``share`` of images (B, 1, H, W), drawn at random, and left and right in their labels (B, positions, ...).
 
-    Up to 8 degrees, 8 % of size and of place, gamma 0.75 to 1.33, and a black square of a fifth of the side; ``strength`` scales all
-    of it, 0 changes nothing. Never mirrored: reports name sides. Values stay in [0, 1].
+    ``positions`` names the labels' second axis, such as "upper_left_lobe". The official MedKLIP code flips images without
+    this, so that left labels stand beside right findings.
+    """
+    swap = {"left": "right", "right": "left"}
+    names = ["_".join(swap.get(part, part) for part in name.split("_")) for name in positions]
+    order = [positions.index(name) if name in positions else place for place, name in enumerate(names)]
+    chosen = (torch.rand(len(images)) < share).to(images.device)
+    flipped = torch.where(chosen.view(-1, 1, 1, 1), images.flip(3), images)
+    return flipped, torch.where(chosen.view(-1, *[1] * (targets.ndim - 1)), targets[:, order], targets)
+
+
+def strong_augment(images: torch.Tensor, strength: float = 1.0) -> torch.Tensor:
+    """What the student sees (P-3, a reconstruction): images (B, 1, H, W) turned, scaled, moved, regraded, with a hole.
+
+    Up to 8 degrees, 8 % of size and of place, gamma 0.75 to 1.33, and a black square of a fifth of the side; ``strength``
+    scales all of it, 0 changes nothing. Never mirrored: reports name sides. Values stay in [0, 1].
     """
     if strength <= 0:
         return images

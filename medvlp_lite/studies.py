@@ -5,6 +5,7 @@ Built in chapter 01_image_report_pairs.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import random
 from collections.abc import Callable, Sequence
@@ -165,7 +166,8 @@ class Batch:
 
     images (B, 1, H, W) float in [0, 1] | reports: B strings | labels (B, E) float: 1, 0 or NaN for unknown (a mean over
     unknowns is NaN, never a number) | stages (B,) long, -1 where there is none | findings: what each study's report
-    states | indices (B,) long: position in the data set | study_ids: B strings.
+    states | indices (B,) long: position in the data set | study_ids: B strings | inputs: what a system's loss reads of
+    the reports, by name, B rows each (``System.text_inputs``); empty until a system has read them.
     """
 
     images: torch.Tensor
@@ -176,16 +178,19 @@ class Batch:
     indices: torch.Tensor
     study_ids: list[str]
     entities: tuple[str, ...]
+    inputs: dict[str, torch.Tensor | list] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.reports)
 
     def to(self, device: Any, non_blocking: bool = False, **_: Any) -> Batch:
         """The same batch with its tensors on ``device``."""
-        moved = {
-            n: getattr(self, n).to(device, non_blocking=non_blocking) for n in ("images", "labels", "stages", "indices")
-        }
-        return replace(self, **moved)
+
+        def move(value: Any) -> Any:
+            return value.to(device, non_blocking=non_blocking) if hasattr(value, "to") else value
+
+        moved = {name: move(getattr(self, name)) for name in ("images", "labels", "stages", "indices")}
+        return replace(self, **moved, inputs={name: move(rows) for name, rows in self.inputs.items()})
 
 
 class StudyDataset:
@@ -208,6 +213,7 @@ class StudyDataset:
         self.label_from = label_from
         self.entities = tuple(entities) if entities else tuple(sorted({f.entity for s in studies for f in s.findings}))
         self.labels = self._label_matrix()
+        self.inputs: dict[str, torch.Tensor | list] = {}
 
     def _label_matrix(self) -> np.ndarray:
         from_report = self.label_from == "report"
@@ -233,11 +239,36 @@ class StudyDataset:
         """For each study, where ``entity`` is present (H, W), or None."""
         return [study.region(entity, height, width) for study in self.studies]
 
+    @property
+    def findings(self) -> list[tuple[Finding, ...]]:
+        """What is stated of each study: all its findings, or with ``label_from`` "report" those that its report mentions."""
+        truth = self.label_from == "truth"
+        return [tuple(f for f in study.findings if truth or f.mentioned is not False) for study in self.studies]
+
+    def with_inputs(self, inputs: dict[str, torch.Tensor | list]) -> StudyDataset:
+        """The same studies and images, with what a system's loss reads of the reports: one row per study in every value.
+
+        Raises ValueError for a value with another number of rows.
+        """
+        wrong = [name for name, rows in inputs.items() if len(rows) != len(self)]
+        if wrong:
+            raise ValueError(f"inputs need one row for each of {len(self)} studies: {', '.join(wrong)} does not fit")
+        again = copy.copy(self)
+        again.inputs = inputs
+        return again
+
     def subset(self, indices: Sequence[int]) -> StudyDataset:
-        """The studies at ``indices``, with the same columns."""
-        return StudyDataset(
-            [self.studies[i] for i in indices], size=self.size, entities=self.entities, label_from=self.label_from
-        )
+        """The studies at ``indices``, with the same columns, images as far as they are read, and inputs."""
+        rows = [int(i) for i in indices]
+        if not rows:
+            raise ValueError("StudyDataset needs at least one study, got none")
+        part = copy.copy(self)
+        part.studies = [self.studies[i] for i in rows]
+        for name in ("labels", "images", "stages"):
+            if name in self.__dict__:
+                setattr(part, name, self.__dict__[name][rows])
+        part.inputs = {name: _rows(values, rows) for name, values in self.inputs.items()}
+        return part
 
     def fingerprint(self) -> str:
         """A hash of ids, pixels, reports and labels: two data sets with the same one train the same system."""
@@ -260,21 +291,22 @@ def collate(items: Sequence[tuple[StudyDataset, int]]) -> Batch:
     import torch
 
     dataset, indices = items[0][0], [index for _, index in items]
-    studies = [dataset.studies[i] for i in indices]
-    said = [
-        tuple(f for f in study.findings if dataset.label_from == "truth" or f.mentioned is not False)
-        for study in studies
-    ]
+    studies, truth = [dataset.studies[i] for i in indices], dataset.label_from == "truth"
     return Batch(
         images=torch.from_numpy(dataset.images[indices]).unsqueeze(1).float().div_(255),
         reports=[study.report for study in studies],
         labels=torch.from_numpy(dataset.labels[indices]),
         stages=torch.from_numpy(dataset.stages[indices]),
-        findings=said,
+        findings=[tuple(f for f in study.findings if truth or f.mentioned is not False) for study in studies],
         indices=torch.tensor(indices),
         study_ids=[study.study_id for study in studies],
         entities=dataset.entities,
+        inputs={name: _rows(values, indices) for name, values in dataset.inputs.items()},
     )
+
+
+def _rows(values: torch.Tensor | list, indices: list[int]) -> torch.Tensor | list:
+    return [values[i] for i in indices] if isinstance(values, list) else values[indices]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,17 +24,11 @@ from medvlp_lite.augment import intensity_jitter, random_resized_crop
 from medvlp_lite.studies import Batch, StudyDataset, collate
 from medvlp_lite.systems.base import System
 
+Log = Callable[[str], None]
+READ_EVERY = 20  # steps between two looks at the losses on a GPU, which each look would otherwise keep waiting
 SOURCE_ROOMS = (
-    "studies.py",
-    "augment.py",
-    "training.py",
-    "phantom",
-    "sources",
-    "reports",
-    "encoders",
-    "components",
-    "systems",
-)
+    "studies.py", "augment.py", "training.py", "phantom", "sources", "reports", "encoders", "components", "systems",
+)  # fmt: skip
 
 
 class NonFiniteLossError(RuntimeError):
@@ -42,26 +37,21 @@ class NonFiniteLossError(RuntimeError):
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How long and how fast to learn.
+    """How long and how fast to learn. Raises ValueError for impossible values."""
 
-    ``batch_size`` counts studies per process and step; with ``accumulate`` > 1 that many batches make one optimiser step
-    (a contrastive loss then still sees only one batch's negatives). ``warmup`` is the share of steps in which the learning
-    rate rises from 0 to ``learning_rate``; it then falls to 0 along a cosine. ``precision`` is Accelerate's: "no", "bf16",
-    "fp16". ``clip`` bounds the gradient norm; 0 leaves it alone. ``augment`` shifts images and rescales their grey values;
-    ``crop`` is the smallest share of an image's area that ``random_resized_crop`` then keeps, 1 for all of it.
-    """
-
-    steps: int = 300
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.02
-    warmup: float = 0.06
-    accumulate: int = 1
-    clip: float = 1.0
-    precision: str = "no"
-    augment: bool = True
-    crop: float = 1.0
-    seed: int = 0
+    steps: int = 300  # optimiser steps
+    batch_size: int = 64  # studies per process and batch
+    learning_rate: float = 1e-3  # at its highest
+    weight_decay: float = 0.02  # of weight matrices; biases and norms have none
+    warmup: float = (
+        0.06  # share of the steps in which the learning rate rises from 0; it then falls to 0 along a cosine
+    )
+    accumulate: int = 1  # batches per optimiser step; a contrastive loss still sees one batch's negatives only
+    clip: float = 1.0  # bound on the gradient's norm; 0 leaves it alone
+    precision: str = "no"  # Accelerate's: "no", "bf16", "fp16"
+    augment: bool = True  # ``intensity_jitter``
+    crop: float = 1.0  # ``random_resized_crop`` with scale (crop, 1); 1 leaves the image whole
+    seed: int = 0  # of weights in ``train_or_load``, order, augmentation and all draws
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "accumulate"):
@@ -72,7 +62,7 @@ class TrainingConfig:
         if not 0 < self.crop <= 1:
             raise ValueError(f"crop is a share of an image's area in (0, 1], got {self.crop}")
 
-    def rate(self, step: int) -> float:
+    def lr_at(self, step: int) -> float:
         """The learning rate of optimiser step ``step`` (0-based): linear warm-up, then half a cosine down to 0."""
         rising = math.ceil(self.warmup * self.steps)
         if step < rising:
@@ -87,33 +77,35 @@ class History:
 
     losses: list[float] = field(default_factory=list)
     terms: dict[str, list[float]] = field(default_factory=dict)
-    seconds: float = 0.0
+    validation: list[tuple[int, float]] = field(default_factory=list)  # (images seen, value)
+    images: int = 0  # seen in all, by all processes, repeats counted
+    seconds: float = 0.0  # without validation
     images_per_second: float = 0.0
-    source: str = "trained"
-
-    def note(self, terms: dict[str, float], total: float) -> None:
-        """Add one step."""
-        self.losses.append(total)
-        for name, value in terms.items():
-            self.terms.setdefault(name, []).append(value)
+    source: str = "trained"  # or "cached"
 
 
-def batch_order(count: int, plan: TrainingConfig, start: int = 0) -> Iterator[list[int]]:
+def validation_steps(steps: int, points: int = 8) -> list[int]:
+    """After how many optimiser steps to validate: up to ``points`` of them, each twice the one before, the last at the end."""
+    return sorted({max(1, round(steps / 2**k)) for k in range(points)})
+
+
+def batch_order(count: int, config: TrainingConfig, start: int = 0) -> Iterator[list[int]]:
     """The index lists of every batch from optimiser step ``start`` on: each epoch a new order drawn from (seed, epoch).
 
-    Batch k depends on nothing but the plan and k, which is what makes an interrupted run resume exactly. The rest of an
+    Batch k depends on nothing but the config and k, which is what makes an interrupted run resume exactly. The rest of an
     epoch that fills no batch is left out. Raises ValueError when there are fewer studies than one batch needs.
     """
-    per_epoch = count // plan.batch_size
+    size = config.batch_size
+    per_epoch = count // size
     if not per_epoch:
-        raise ValueError(f"a batch of {plan.batch_size} needs at least as many studies, got {count}; lower batch_size")
+        raise ValueError(f"a batch of {size} needs at least as many studies, got {count}; lower batch_size")
     order, order_epoch = [], -1
-    for position in range(start * plan.accumulate, plan.steps * plan.accumulate):
+    for position in range(start * config.accumulate, config.steps * config.accumulate):
         epoch, place = divmod(position, per_epoch)
         if epoch != order_epoch:
-            generator = torch.Generator().manual_seed(_derived_seed(plan.seed, "order", epoch))
+            generator = torch.Generator().manual_seed(_derived_seed(config.seed, "order", epoch))
             order, order_epoch = torch.randperm(count, generator=generator).tolist(), epoch
-        yield order[place * plan.batch_size : (place + 1) * plan.batch_size]
+        yield order[place * size : (place + 1) * size]
 
 
 def _derived_seed(*parts: Any) -> int:
@@ -123,57 +115,82 @@ def _derived_seed(*parts: Any) -> int:
 def fit(
     system: System,
     dataset: StudyDataset,
-    plan: TrainingConfig,
+    config: TrainingConfig,
     *,
     checkpoints: str | Path | None = None,
     checkpoint_every: int = 0,
-    log: Callable[[str], None] | None = print,
+    log: Log | None = print,
     log_every: int = 0,
+    validate: Callable[[System], float] | None = None,
+    validate_at: Sequence[int] | None = None,
 ) -> History:
-    """Train ``system`` on ``dataset`` as ``plan`` says and return what happened; the system is changed in place.
+    """Train ``system`` on ``dataset`` and return what happened; the system is changed in place.
 
-    With ``checkpoints`` a folder, the state is written there every ``checkpoint_every`` steps, and a run that finds one
-    goes on from it: on a CPU, interrupted plus resumed equals uninterrupted bit for bit. ``log`` gets progress as text.
-    Launched by ``accelerate launch`` or ``torchrun`` it uses all processes. Raises NonFiniteLossError when the loss is
-    NaN or infinite, ValueError when a checkpoint belongs to another plan.
+    The reports are read once, before the first step. Launched by ``accelerate launch`` or ``torchrun``, all processes
+    train one model.
+
+    Args:
+        checkpoints: a folder in which the state is written every ``checkpoint_every`` steps. A run that finds one goes on
+            from it: on a CPU, interrupted plus resumed equals uninterrupted bit for bit.
+        log: gets progress as text, every ``log_every`` steps.
+        validate: a measure of the system, called in evaluation mode without gradient after each of the optimiser steps
+            ``validate_at``, by default ``validation_steps(config.steps)``; see ``History.validation``.
+
+    Raises:
+        NonFiniteLossError: the loss is NaN or infinite.
+        ValueError: a checkpoint belongs to another config, or there are fewer studies than a batch needs.
     """
-    accelerator = _accelerator(plan)
-    optimizer = torch.optim.AdamW(_parameter_groups(system, plan), lr=plan.learning_rate, betas=(0.9, 0.98))
+    accelerator = _accelerator(config)
+    dataset = dataset.with_inputs(system.text_inputs(dataset.reports, dataset.findings))
+    optimizer = torch.optim.AdamW(_parameter_groups(system, config), config.learning_rate, (0.9, 0.98), fused=True)
     folder = Path(checkpoints) if checkpoints else None
+    points = set(validation_steps(config.steps) if validate_at is None else validate_at) if validate else set()
     with _prepared(accelerator, system, optimizer) as (model, optimizer):
-        history, start = _resume(accelerator, folder, plan)
-        loader = accelerator.prepare(_loader(dataset, plan, start, accelerator.num_processes))
-        progress = _Progress(plan, accelerator, log, log_every or max(1, plan.steps // 6))
+        history, start = _resume(accelerator, folder, config)
+        loader = accelerator.prepare(_loader(dataset, config, start, accelerator.num_processes))
+        progress = _Progress(config, accelerator, history, log, log_every or max(1, config.steps // 6))
+        losses = PendingLosses(history, every=1 if accelerator.device.type == "cpu" else READ_EVERY)
         model.train()
-        micro = start * plan.accumulate
-        for batch in loader:
-            step = micro // plan.accumulate
-            torch.manual_seed(_derived_seed(plan.seed, "step", micro, accelerator.process_index))
+        for micro, batch in enumerate(loader, start * config.accumulate):
+            step, part = divmod(micro, config.accumulate)
+            torch.manual_seed(_derived_seed(config.seed, "step", micro, accelerator.process_index))
             with accelerator.accumulate(model):
-                if plan.augment:
-                    batch = replace(batch, images=intensity_jitter(batch.images))
-                if plan.crop < 1:
-                    batch = replace(batch, images=random_resized_crop(batch.images, plan.crop))
-                losses = model(batch)
-                total = losses.total
-                _check_finite(total, losses.terms, step, batch)
+                found = model(_augmented(batch, config))
+                total = found.total
+                losses.add(step, found.terms, total, batch, counts=part + 1 == config.accumulate)
                 accelerator.backward(total)
                 if accelerator.sync_gradients:
-                    if plan.clip:
-                        accelerator.clip_grad_norm_(model.parameters(), plan.clip)
-                    for group in optimizer.param_groups:
-                        group["lr"] = plan.rate(step) * group["rate"]
+                    _before_step(accelerator, model, optimizer, config, config.lr_at(step))
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-            micro += 1
-            if micro % plan.accumulate == 0:
-                history.note({name: float(term.detach()) for name, term in losses.terms.items()}, float(total.detach()))
-                progress.after(step, history)
-                if folder and checkpoint_every and (step + 1) % checkpoint_every == 0 and step + 1 < plan.steps:
-                    _save(accelerator, folder, plan, history, step + 1)
+            if part + 1 < config.accumulate:
+                continue
+            progress.step()
+            if (step + 1) in points:
+                losses.read()
+                progress.validate(validate, system)
+            if (step + 1) % progress.every == 0 or step + 1 == config.steps:
+                losses.read()
+                progress.write()
+            if folder and checkpoint_every and (step + 1) % checkpoint_every == 0 and step + 1 < config.steps:
+                losses.read()
+                _save(accelerator, folder, config, history, step + 1)
     system.eval()
-    history.seconds, history.images_per_second = progress.totals()
     return history
+
+
+def _augmented(batch: Batch, config: TrainingConfig) -> Batch:
+    images = intensity_jitter(batch.images) if config.augment else batch.images
+    return replace(batch, images=random_resized_crop(images, (config.crop, 1.0)) if config.crop < 1 else images)
+
+
+def _before_step(accelerator: Any, model: Any, optimizer: Any, config: TrainingConfig, lr: float) -> None:
+    """Bound the gradient's norm and set the learning rate of every group."""
+    if config.clip:
+        accelerator.unscale_gradients()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip, foreach=True)
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["multiplier"]
 
 
 @contextmanager
@@ -186,7 +203,7 @@ def _prepared(accelerator: Any, system: System, optimizer: torch.optim.Optimizer
         accelerator.unwrap_model(model, keep_fp32_wrapper=False)
 
 
-def _accelerator(plan: TrainingConfig) -> Any:
+def _accelerator(config: TrainingConfig) -> Any:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     from accelerate.utils import DataLoaderConfiguration
@@ -195,96 +212,137 @@ def _accelerator(plan: TrainingConfig) -> Any:
     accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
     return Accelerator(
         cpu=not accelerated,  # else Accelerate does not see the processes of a torchrun without GPUs
-        mixed_precision=plan.precision,
-        gradient_accumulation_steps=plan.accumulate,
+        mixed_precision=config.precision,
+        gradient_accumulation_steps=config.accumulate,
         dataloader_config=DataLoaderConfiguration(even_batches=False),
     )
 
 
-def _parameter_groups(system: System, plan: TrainingConfig) -> list[dict[str, Any]]:
-    rates, groups = system.lr_multipliers(), {}
+def _parameter_groups(system: System, config: TrainingConfig) -> list[dict[str, Any]]:
+    multipliers, groups = system.lr_multipliers(), {}
     for name, parameter in system.named_parameters():
         if parameter.requires_grad:
-            rate = next((rate for start, rate in rates.items() if name.startswith(start)), 1.0)
-            groups.setdefault((rate, parameter.ndim > 1), []).append(parameter)
+            multiplier = next((value for start, value in multipliers.items() if name.startswith(start)), 1.0)
+            groups.setdefault((multiplier, parameter.ndim > 1), []).append(parameter)
     return [
-        {"params": parameters, "rate": rate, "weight_decay": plan.weight_decay / rate if matrix else 0.0}
-        for (rate, matrix), parameters in sorted(groups.items(), key=lambda item: (item[0][0], not item[0][1]))
+        {"params": parameters, "multiplier": multiplier, "weight_decay": config.weight_decay / multiplier * matrix}
+        for (multiplier, matrix), parameters in sorted(groups.items(), key=lambda item: (item[0][0], not item[0][1]))
     ]
 
 
-def _loader(dataset: StudyDataset, plan: TrainingConfig, start: int, processes: int) -> torch.utils.data.DataLoader:
-    whole = replace(plan, batch_size=plan.batch_size * processes)
+def _loader(dataset: StudyDataset, config: TrainingConfig, start: int, processes: int) -> torch.utils.data.DataLoader:
+    size = config.batch_size
     batches = [
-        indices[part * plan.batch_size : (part + 1) * plan.batch_size]
-        for indices in batch_order(len(dataset), whole, start)
+        indices[part * size : (part + 1) * size]
+        for indices in batch_order(len(dataset), replace(config, batch_size=size * processes), start)
         for part in range(processes)
     ]
     return torch.utils.data.DataLoader(dataset, batch_sampler=batches, collate_fn=collate, generator=torch.Generator())
 
 
-def _check_finite(total: torch.Tensor, terms: dict[str, torch.Tensor], step: int, batch: Batch) -> None:
-    if not torch.isfinite(total.detach()):
-        values = ", ".join(f"{name} = {float(term.detach()):.4g}" for name, term in terms.items())
-        raise NonFiniteLossError(
-            f"loss is not finite at step {step} ({values}) on studies {', '.join(batch.study_ids[:8])}"
-            f"{' ...' if len(batch) > 8 else ''}; lower the learning rate or look at these studies"
-        )
+class PendingLosses:
+    """Losses, kept as tensors and read into the history ``every`` few batches; reading raises NonFiniteLossError."""
+
+    def __init__(self, history: History, every: int):
+        self.history, self.every = history, every
+        self.held: list[tuple[int, list[str], torch.Tensor, list[str], bool]] = []
+
+    def add(
+        self, step: int, terms: dict[str, torch.Tensor], total: torch.Tensor, batch: Batch, counts: bool = True
+    ) -> None:
+        """Keep one batch's losses; those that do not count are only checked."""
+        values = torch.stack([total, *terms.values()]).detach()
+        self.held.append((step, list(terms), values, batch.study_ids, counts))
+        if len(self.held) >= self.every:
+            self.read()
+
+    def read(self) -> None:
+        """Look at all that is kept."""
+        rows = torch.cat([values for _, _, values, _, _ in self.held]).tolist() if self.held else []
+        for step, names, values, study_ids, counts in self.held:
+            total, *terms = rows[: len(values)]
+            rows = rows[len(values) :]
+            if not math.isfinite(total):
+                said = ", ".join(f"{name} = {term:.4g}" for name, term in zip(names, terms))
+                raise NonFiniteLossError(
+                    f"loss is not finite at step {step} ({said}) on studies {', '.join(study_ids[:8])}"
+                    f"{' ...' if len(study_ids) > 8 else ''}; lower the learning rate or look at these studies"
+                )
+            if counts:
+                self.history.losses.append(total)
+                for name, term in zip(names, terms):
+                    self.history.terms.setdefault(name, []).append(term)
+        self.held.clear()
 
 
-def _resume(accelerator: Any, folder: Path | None, plan: TrainingConfig) -> tuple[History, int]:
+def _resume(accelerator: Any, folder: Path | None, config: TrainingConfig) -> tuple[History, int]:
     if folder is None or not (folder / "progress.json").is_file():
         return History(), 0
     progress = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
-    if progress["plan"] != asdict(plan):
-        raise ValueError(f"checkpoint {folder} belongs to another training plan; delete the folder or restore the plan")
+    if progress["config"] != asdict(config):
+        raise ValueError(f"checkpoint {folder} belongs to another config; delete the folder or restore the config")
     accelerator.load_state(str(folder / progress["state"]))
-    return History(losses=progress["losses"], terms=progress["terms"]), progress["step"]
+    return _read_history(progress["history"]), progress["step"]
 
 
-def _save(accelerator: Any, folder: Path, plan: TrainingConfig, history: History, step: int) -> None:
+def _read_history(values: dict[str, Any]) -> History:
+    return History(**{**values, "validation": [tuple(point) for point in values["validation"]]})
+
+
+def _save(accelerator: Any, folder: Path, config: TrainingConfig, history: History, step: int) -> None:
     state = f"step-{step}"
     accelerator.save_state(str(folder / state), safe_serialization=True)
     if accelerator.is_main_process:
-        progress = {
-            "plan": asdict(plan),
-            "state": state,
-            "step": step,
-            "losses": history.losses,
-            "terms": history.terms,
-        }
-        partial = folder / "progress.json.partial"
-        partial.write_text(json.dumps(progress), encoding="utf-8")
-        os.replace(partial, folder / "progress.json")  # the old state stands until the new one is whole
+        progress = {"config": asdict(config), "state": state, "step": step, "history": asdict(history)}
+        _write_whole(folder / "progress.json", json.dumps(progress))  # the old state stands until the new one is whole
         for old in folder.glob("step-*"):
             if old.name != state:
                 shutil.rmtree(old)
     accelerator.wait_for_everyone()
 
 
+def _write_whole(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
 class _Progress:
-    """Progress as plain text: a bar that redraws itself would fill a rendered page with copies."""
+    """Time, images and progress as plain text: a bar that redraws itself would fill a rendered page with copies."""
 
-    def __init__(self, plan: TrainingConfig, accelerator: Any, log: Callable[[str], None] | None, every: int):
-        self.plan, self.every = plan, every
+    def __init__(self, config: TrainingConfig, accelerator: Any, history: History, log: Log | None, every: int):
+        self.config, self.history, self.every = config, history, every
         self.log = log if accelerator.is_main_process else None
-        self.images_per_step = plan.batch_size * plan.accumulate * accelerator.num_processes
-        self.start, self.steps_done = time.perf_counter(), 0
+        self.images_per_step = config.batch_size * config.accumulate * accelerator.num_processes
+        self.began, self.before, self.steps = time.perf_counter(), history.seconds, 0
 
-    def after(self, step: int, history: History) -> None:
-        self.steps_done += 1
-        if self.log and ((step + 1) % self.every == 0 or step + 1 == self.plan.steps):
-            seconds, rate = self.totals()
-            left = (self.plan.steps - step - 1) * seconds / self.steps_done
+    def step(self) -> None:
+        """Count one optimiser step."""
+        self.steps += 1
+        seconds = max(time.perf_counter() - self.began, 1e-9)
+        self.history.images += self.images_per_step
+        self.history.seconds = self.before + seconds
+        self.history.images_per_second = self.steps * self.images_per_step / seconds
+
+    @torch.no_grad()
+    def validate(self, measure: Callable[[System], float], system: System) -> None:
+        """Note one point of the validation curve; its time does not count."""
+        paused = time.perf_counter()
+        system.eval()
+        self.history.validation.append((self.history.images, float(measure(system))))
+        system.train()
+        self.began += time.perf_counter() - paused
+
+    def write(self) -> None:
+        """Say how far training is, with the mean of the last losses."""
+        if self.log:
+            history, done = self.history, self.history.images // self.images_per_step
+            left = (self.config.steps - done) * self.images_per_step / history.images_per_second
             recent = history.losses[-self.every :]
             self.log(
-                f"step {step + 1}/{self.plan.steps}  loss {sum(recent) / len(recent):.3f}  "
-                f"{rate:.0f} images/s  {left:.0f} s left"
+                f"step {done}/{self.config.steps}  loss {sum(recent) / len(recent):.3f}  "
+                f"{history.images_per_second:.0f} images/s  {left:.0f} s left"
             )
-
-    def totals(self) -> tuple[float, float]:
-        seconds = max(time.perf_counter() - self.start, 1e-9)
-        return seconds, self.steps_done * self.images_per_step / seconds
 
 
 def source_fingerprint() -> str:
@@ -309,38 +367,47 @@ def cache_folder() -> Path:
 def train_or_load(
     build: Callable[[], System],
     dataset: StudyDataset,
-    plan: TrainingConfig,
+    config: TrainingConfig,
     *,
-    log: Callable[[str], None] | None = print,
+    log: Log | None = print,
+    validate: Callable[[System], float] | None = None,
+    validate_at: Sequence[int] | None = None,
 ) -> tuple[System, History]:
     """Train the system that ``build`` makes, or load it if exactly this was trained before.
 
     The key hashes the configuration, the library's source and the data, so a changed library never shows an old number.
-    A run that was interrupted goes on from its last checkpoint.
-    ``History.source`` says "trained" or "cached". Random weights are drawn from ``plan.seed``.
+    A run that was interrupted goes on from its last checkpoint. ``History.source`` says "trained" or "cached". Random
+    weights are drawn from ``config.seed``. A cache that cannot be written costs a warning, not the training.
     """
     from accelerate import PartialState
 
-    torch.manual_seed(plan.seed)
+    torch.manual_seed(config.seed)
     system = build()
-    identity = (system.name, system.config, system.tokenizer.definition, asdict(plan), dataset.fingerprint())
-    key = hashlib.sha256(repr((identity, source_fingerprint(), torch.__version__)).encode()).hexdigest()[:20]
+    points = validate_at if validate_at is None else list(validate_at)
+    identity = (system.name, system.config, system.tokenizer.definition, asdict(config), dataset.fingerprint())
+    identity += ((validate is not None, points), source_fingerprint(), torch.__version__)
+    key = hashlib.sha256(repr(identity).encode()).hexdigest()[:20]
     folder = cache_folder() / "systems" / f"{system.name}-{key}"
     if (folder / "history.json").is_file():
-        history = History(**json.loads((folder / "history.json").read_text(encoding="utf-8")))
+        history = _read_history(json.loads((folder / "history.json").read_text(encoding="utf-8")))
         history.source = "cached"
         if log:
             log(f"loaded {system.name} from {folder.name} (trained earlier in {history.seconds:.0f} s)")
         return System.from_pretrained(folder), history
     if log:
-        log(f"training {system.name} on {len(dataset)} studies for {plan.steps} steps of {plan.batch_size}")
+        log(f"training {system.name} on {len(dataset)} studies for {config.steps} steps of {config.batch_size}")
     unfinished = folder.with_name(folder.name + "-unfinished")
-    every = max(100, plan.steps // 10)
-    history = fit(system, dataset, plan, checkpoints=unfinished, checkpoint_every=every, log=log)
+    history = fit(
+        system, dataset, config, checkpoints=unfinished, checkpoint_every=max(100, config.steps // 10), log=log,
+        validate=validate, validate_at=validate_at,
+    )  # fmt: skip
     processes = PartialState()
     if processes.is_main_process:
-        system.save_pretrained(folder)
-        (folder / "history.json").write_text(json.dumps(asdict(history)), encoding="utf-8")
-        shutil.rmtree(unfinished, ignore_errors=True)
+        try:
+            system.save_pretrained(folder)
+            _write_whole(folder / "history.json", json.dumps(asdict(history)))
+            shutil.rmtree(unfinished, ignore_errors=True)
+        except OSError as error:
+            warnings.warn(f"{folder} cannot be written ({error}); the trained system is not kept", stacklevel=2)
     processes.wait_for_everyone()
     return system, history

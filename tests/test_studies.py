@@ -148,3 +148,26 @@ def test_resize_image_keeps_the_mean():
     image = np.random.default_rng(0).integers(0, 255, (64, 96), dtype=np.uint8)
     assert resize_image(image, 16, 24).shape == (16, 24)
     assert abs(resize_image(image, 16, 24).mean() - image.mean()) < 2
+
+
+def test_inputs_go_with_their_studies_through_subset_and_collate(dataset):
+    read = dataset.with_inputs({"ids": torch.arange(48).view(24, 2), "labels": [f"of {i}" for i in range(24)]})
+    assert not dataset.inputs and read.images is not None
+    part = read.subset([5, 2, 9])
+    batch = collate([part[2], part[0]])
+    assert batch.inputs["ids"].tolist() == [[18, 19], [10, 11]] and batch.inputs["labels"] == ["of 9", "of 5"]
+    assert batch.study_ids == ["s009", "s005"] and len(part) == 3
+    assert batch.to("cpu").inputs["labels"] == ["of 9", "of 5"]
+    with pytest.raises(ValueError, match="one row for each of 24 studies: ids does not fit"):
+        dataset.with_inputs({"ids": torch.zeros(3, 2)})
+
+
+def test_a_subset_equals_a_data_set_of_those_studies(dataset, studies):
+    rows = [7, 0, 3]
+    for whole in (dataset, StudyDataset(studies, size=32)):  # images read before, and not
+        assert whole is not dataset or len(whole.images)
+        part, alone = whole.subset(np.asarray(rows)), StudyDataset([studies[i] for i in rows], size=32, entities=whole.entities)  # fmt: skip
+        assert part.fingerprint() == alone.fingerprint() and part.findings == alone.findings
+        assert np.array_equal(part.stages, alone.stages) and part.reports == alone.reports
+    with pytest.raises(ValueError, match="at least one study"):
+        dataset.subset([])

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from medvlp_lite.encoders.attention import attend
+
 
 class FusionLayer(nn.Module):
     """One decoder layer, pre-norm, no position codes: equation K-7.
@@ -27,12 +29,37 @@ class FusionLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, queries: torch.Tensor, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        normed = self.norm1(queries)
-        queries = queries + self.dropout(self.self_attn(normed, normed, normed, need_weights=False)[0])
-        seen, attention = self.multihead_attn(self.norm2(queries), memory, memory)
+        queries = queries + self.dropout(_self_attention(self.self_attn, self.norm1(queries)))
+        seen, attention = cross_attention(self.multihead_attn, self.norm2(queries), memory)
         queries = queries + self.dropout(seen)
         hidden = self.dropout(F.relu(self.linear1(self.norm3(queries))))
         return queries + self.dropout(self.linear2(hidden)), attention
+
+
+def _self_attention(part: nn.MultiheadAttention, states: torch.Tensor) -> torch.Tensor:
+    qkv = F.linear(states, part.in_proj_weight, part.in_proj_bias).unflatten(-1, (3, part.num_heads, -1))
+    return part.out_proj(attend(*qkv.permute(2, 0, 3, 1, 4)).transpose(1, 2).flatten(2))
+
+
+def cross_attention(
+    part: nn.MultiheadAttention, queries: torch.Tensor, memory: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What ``part`` (queries (B, Q, d), memory (B, N, d)) gives as query, key and value: (B, Q, d), and weights (B, Q, N).
+
+    Few queries look at many places, so their projections move to the query side: (W_q x)^T (W_k m) = (W_k^T W_q x)^T m,
+    and W_v (sum of a m) for the sum of a (W_v m); no key or value is made per place. The key's bias adds the same to a
+    whole row of scores, which softmax does not see.
+    """
+    to_query, to_key, to_value = part.in_proj_weight.unflatten(0, (3, part.num_heads, -1))  # (heads, e, d) each
+    bias_query, _, bias_value = part.in_proj_bias.unflatten(0, (3, part.num_heads, -1))
+    asked = torch.einsum("bqd,hed->bhqe", queries, to_query) + bias_query.unsqueeze(1)
+    asked = torch.einsum("bhqe,hed->bhqd", asked * part.head_dim**-0.5, to_key)
+    scores = asked.flatten(1, 2) @ memory.transpose(1, 2)
+    weights = F.dropout(scores.softmax(dim=-1), part.dropout, part.training).to(memory.dtype)
+    seen = (weights @ memory).unflatten(1, (part.num_heads, -1))
+    total = weights.sum(dim=-1, keepdim=True).unflatten(1, (part.num_heads, -1))  # 1, but for dropout
+    values = torch.einsum("bhqd,hed->bhqe", seen, to_value) + total * bias_value.unsqueeze(1)
+    return part.out_proj(values.transpose(1, 2).flatten(2)), weights.unflatten(1, (part.num_heads, -1)).mean(dim=1)
 
 
 class EntityFusionDecoder(nn.Module):
@@ -113,9 +140,10 @@ def existence_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def sample_positions(adjacency: torch.Tensor, negatives: int = 7, pool: str = "entity") -> torch.Tensor:
     """Draw the candidates of the position loss: (B, Q, 1 + ``negatives``) position indices, the true one first (K-9).
 
-    Slot 0 is one random position whose label is 1. With ``pool`` "entity" the others are distinct random positions where this
-    entity's label is not 1, so "denied there" and "not mentioned there" both serve. "matrix" is how the released data code
-    draws them: the position of a random cell of the whole matrix that is not 1, so that one may repeat or be the true one.
+    Slot 0 is one random position whose label is 1. With ``pool`` "entity", the draw of the released data code, the others
+    are distinct random positions where this entity's label is not 1, so "denied there" and "not mentioned there" both
+    serve. "matrix" is that of an older release: the position of a random cell of the whole matrix that is not 1, so that
+    one may repeat or be the true one.
     Rows of entities without a true position are filled too; ``position_loss`` leaves them out.
     Raises ValueError for another pool or when there are too few positions.
     """

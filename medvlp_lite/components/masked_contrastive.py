@@ -186,3 +186,50 @@ def upsample_maps(maps: torch.Tensor, size: int, mode: str = "bilinear") -> torc
     if mode not in ("bilinear", "nearest"):
         raise ValueError(f"mode must be 'bilinear' or 'nearest', got {mode!r}")
     return F.interpolate(maps, size=(size, size), mode=mode, **({"align_corners": False} if mode == "bilinear" else {}))
+
+
+def sentence_pieces(report: str) -> list[str]:
+    """The sentences of a report as MaCo cuts it, at full stops; empty ones and "none" are left out."""
+    pieces = [part.strip() for part in report.split(".")]
+    return [f"{piece}." for piece in pieces if piece and piece.lower() != "none"]
+
+
+def shuffled_sentences(report: str) -> str:
+    """Some of the report's sentences in random order, as the released code draws them.
+
+    Cut at full stops into n pieces, empty ones included, shuffled, the first k kept (k uniform in 1..n), and only then the
+    empty ones dropped: the answer may be empty. ``sample_sentences`` drops them first.
+    """
+    pieces = report.split(".")
+    kept = torch.randperm(len(pieces))[: int(torch.randint(1, len(pieces) + 1, ()))]
+    return " ".join(sentence_pieces(".".join(pieces[i] for i in kept.tolist())))
+
+
+def sample_sentences(
+    ids: torch.Tensor, max_length: int, *, pad: int, start: int, end: int | None = None
+) -> torch.Tensor:
+    """Word pieces (B, L) of k of each report's n sentences in random order, k uniform in 1..n (0 of 0).
+
+    ``ids`` (B, n, l) holds the sentences' pieces, filled up with ``pad``; ``start`` and ``end`` are added, and at most
+    ``max_length`` pieces stay.
+    """
+    batch, device = len(ids), ids.device
+    words = ids != pad
+    there = words.any(dim=2)
+    # random order of the sentences that are there, and how many of them stay
+    order = torch.rand(there.shape, device=device).masked_fill(~there, 2.0).argsort(dim=1)
+    count = there.sum(dim=1, keepdim=True)
+    kept = torch.arange(there.shape[1], device=device) < (torch.rand(batch, 1, device=device) * count).floor() + 1
+    pick = order.unsqueeze(2).expand_as(ids)
+    chosen, words = ids.gather(1, pick).flatten(1), (words.gather(1, pick) & kept.unsqueeze(2)).flatten(1)
+    # move the words to the left, in their order
+    left = (~words).byte().argsort(dim=1, stable=True)
+    chosen = chosen.gather(1, left).masked_fill(~words.gather(1, left), pad)
+    lengths, marks = words.sum(dim=1), 1 if end is None else 2
+    longest = int(lengths.max()) if device.type == "cpu" else words.shape[1]  # elsewhere the answer would be waited for
+    chosen = F.pad(chosen, (1, 1), value=pad)[:, : min(longest + marks, max_length)]
+    chosen[:, 0] = start
+    if end is not None:
+        last = (lengths + 1).clamp(max=chosen.shape[1] - 1)
+        chosen = chosen.scatter(1, last.unsqueeze(1), end)
+    return chosen

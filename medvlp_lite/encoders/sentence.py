@@ -1,30 +1,85 @@
-"""The frozen text model behind soft labels: sentences to vectors, from the hub or pre-trained here by guessing words (F-5).
+"""Frozen text models: short texts to vectors, to ask with (K-4, K-5) and to compare labels by (F-5).
 
-Built in chapter 06_similarity_labels.
+Built in chapters 04_entity_fusion and 06_similarity_labels.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
+import zlib
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from medvlp_lite.encoders.text import MASK, SPECIAL_TOKENS, ReportTokenizer, TextEncoder, masked_mean
+from medvlp_lite.encoders.text import END, MASK, PAD, START, UNKNOWN, ReportTokenizer, TextEncoder, masked_mean
 
 SENTENCE_MODELS = {
     "clinicalbert": "emilyalsentzer/Bio_ClinicalBERT",  # named in the MedFILIP paper
     "mpnet": "sentence-transformers/all-mpnet-base-v2",  # loaded by its code
 }
 STORED = Path(__file__).parent / "data"
-MASKED_SHARE = 0.15
+WORD = re.compile(r"[a-z]+")
 
 
-Encode = Callable[[Sequence[str]], tuple[torch.Tensor, torch.Tensor]]
+class HashedTfidf:
+    """Texts to unit vectors of weighted words, with no pretrained model.
+
+    A text becomes the TF-IDF vector of its words and of their five-letter starts (so that "effusion" meets "effusions"),
+    folded to ``width`` numbers by fixed random signs. ``corpus`` sets the word weights only; unknown words count too.
+    """
+
+    def __init__(self, corpus: Sequence[str], width: int = 256):
+        self.width, self.count = width, len(corpus)
+        self.seen: dict[str, int] = {}
+        for text in corpus:
+            for part in set(_parts(text)):
+                self.seen[part] = self.seen.get(part, 0) + 1
+
+    def __call__(self, texts: Sequence[str]) -> torch.Tensor:
+        """Unit vectors (len(texts), width). Raises ValueError for a text without a word."""
+        return torch.stack([self._vector(text) for text in texts])
+
+    def _vector(self, text: str) -> torch.Tensor:
+        parts = _parts(text)
+        if not parts:
+            raise ValueError(f"a description needs at least one word, got {text!r}")
+        total = torch.zeros(self.width)
+        for part in parts:
+            rarity = torch.log(torch.tensor((1 + self.count) / (1 + self.seen.get(part, 0)))) + 1
+            total += rarity * _signs(part, self.width)
+        return F.normalize(total, dim=0)
+
+
+def _parts(text: str) -> list[str]:
+    words = WORD.findall(text.lower().replace("_", " "))
+    return [*words, *(f"{word[:5]}-" for word in words)]
+
+
+@lru_cache(maxsize=20_000)
+def _signs(part: str, width: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(zlib.crc32(part.encode()))
+    return torch.randint(0, 2, (width,), generator=generator) * 2.0 - 1.0
+
+
+class ClassTokenVectors:
+    """Texts to the [CLS] vector of a frozen BERT, as the official code does with Bio_ClinicalBERT (K-4, K-5).
+
+    Raises OSError when the model can neither be found nor fetched.
+    """
+
+    def __init__(self, name: str = SENTENCE_MODELS["clinicalbert"]):
+        self.encoder = TextEncoder.from_hub(name).eval()
+        self.width = self.encoder.width
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str]) -> torch.Tensor:
+        """Vectors (len(texts), width), not normalised."""
+        return self.encoder(list(texts))[0][:, 0].cpu()
 
 
 class SentenceEncoder:
@@ -34,7 +89,11 @@ class SentenceEncoder:
     is subtracted from the mean.
     """
 
-    def __init__(self, encode: Encode, centre: torch.Tensor | float = 0.0):
+    def __init__(
+        self,
+        encode: Callable[[Sequence[str]], tuple[torch.Tensor, torch.Tensor]],
+        centre: torch.Tensor | float = 0.0,
+    ):
         self.encode, self.centre = encode, centre
 
     @torch.no_grad()
@@ -57,22 +116,7 @@ class SentenceEncoder:
 
         Raises OSError with one sentence when it is neither in the local cache nor reachable.
         """
-        from transformers import AutoModel, AutoTokenizer
-
-        name = SENTENCE_MODELS.get(name, name)
-        try:
-            model, tokenizer = AutoModel.from_pretrained(name).eval(), AutoTokenizer.from_pretrained(name)
-        except OSError as error:
-            raise OSError(
-                f"text model {name!r} is not in the local cache and the hub cannot be reached; go online once, or "
-                "give the path of a downloaded folder"
-            ) from error
-
-        def encode(texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-            batch = tokenizer(texts, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
-            return model(**batch).last_hidden_state, batch["attention_mask"].bool()
-
-        return cls(encode)
+        return cls(TextEncoder.from_hub(SENTENCE_MODELS.get(name, name), max_length).eval().requires_grad_(False))
 
     @classmethod
     def stored(cls, folder: Path = STORED) -> SentenceEncoder:
@@ -98,48 +142,9 @@ class SentenceEncoder:
         halves = {name: tensor.half().contiguous() for name, tensor in self.encode.state_dict().items()}
         save_file(halves, folder / "similarity_text.safetensors")
         digest = hashlib.sha256((folder / "similarity_text.safetensors").read_bytes()).hexdigest()
-        about = {
-            "made_of": made_of,
-            "sha256": digest,
-            "max_length": self.encode.max_length,
-            "tokenizer": json.loads(self.encode.tokenizer.definition),
-        }
+        about = {"made_of": made_of, "sha256": digest, "max_length": self.encode.max_length,
+                 "tokenizer": json.loads(self.encode.tokenizer.definition)}  # fmt: skip
         (folder / "similarity_text.json").write_text(json.dumps(about), encoding="utf-8")
-
-
-def mask_tokens(ids: torch.Tensor, vocabulary: int, share: float = MASKED_SHARE) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hide words for masked language modelling: ids (B, L) to the ids shown and a bool map (B, L) of those to guess.
-
-    Of the pieces to guess, 80 % become [MASK], 10 % another piece, 10 % stay; special tokens, the first ids of a
-    ReportTokenizer, are never chosen.
-    """
-    special = len(SPECIAL_TOKENS)
-    draw = torch.rand(ids.shape, device=ids.device)
-    chosen = (draw < share) & (ids >= special)
-    shown = ids.masked_fill(chosen & (draw < 0.8 * share), SPECIAL_TOKENS.index(MASK))
-    swapped = chosen & (draw >= 0.8 * share) & (draw < 0.9 * share)
-    return torch.where(swapped, torch.randint_like(ids, special, vocabulary), shown), chosen
-
-
-class MaskedLanguageModel(nn.Module):
-    """A text encoder that guesses hidden words; the output matrix is the input embedding."""
-
-    def __init__(self, encoder: TextEncoder):
-        super().__init__()
-        self.encoder = encoder
-        self.transform = nn.Sequential(nn.Linear(encoder.width, encoder.width), nn.GELU(), nn.LayerNorm(encoder.width))
-        self.bias = nn.Parameter(torch.zeros(len(encoder.tokenizer)))
-
-    def loss(self, texts: Sequence[str]) -> torch.Tensor:
-        """Cross-entropy of the hidden pieces of ``texts``, in nats; 0 when chance hid none."""
-        ids = self.encoder.tokenizer(texts, self.encoder.max_length).to(self.encoder.device)
-        shown, chosen = mask_tokens(ids, len(self.encoder.tokenizer))
-        attended = (ids != self.encoder.tokenizer.pad_id).long()
-        states = self.encoder.bert(input_ids=shown, attention_mask=attended).last_hidden_state
-        if not chosen.any():
-            return states.sum() * 0.0
-        logits = self.transform(states[chosen]) @ self.encoder.bert.embeddings.word_embeddings.weight.t() + self.bias
-        return F.cross_entropy(logits, ids[chosen])
 
 
 def pretrain(
@@ -153,26 +158,35 @@ def pretrain(
     seed: int = 0,
     log: Callable[[str], None] | None = None,
 ) -> tuple[SentenceEncoder, list[float]]:
-    """Train a small encoder by masked language modelling; returns it, frozen, and the losses.
+    """Train a small encoder by masked language modelling (15 % of the pieces); returns it, frozen, and the losses in nats.
 
     Raises ValueError when there are fewer sentences than a batch.
     """
+    from tokenizers import Tokenizer
+    from transformers import BertForMaskedLM, DataCollatorForLanguageModeling, PreTrainedTokenizerFast
+
     if len(sentences) < batch_size:
         raise ValueError(f"a batch of {batch_size} needs at least as many sentences, got {len(sentences)}")
     torch.manual_seed(seed)
-    model = MaskedLanguageModel(TextEncoder(tokenizer, "lite", max_length)).train()
+    encoder = TextEncoder(tokenizer, "lite", max_length)
+    model = BertForMaskedLM(encoder.bert.config).train()
+    names = {"pad_token": PAD, "unk_token": UNKNOWN, "cls_token": START, "sep_token": END, "mask_token": MASK}
+    pieces = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tokenizer.definition), **names)
+    collator = DataCollatorForLanguageModeling(pieces, mlm_probability=0.15)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
-    losses = []
+    losses, every = [], max(1, steps // 6)
     for step in range(steps):
         chosen = torch.randint(len(sentences), (batch_size,)).tolist()
-        loss = model.loss([sentences[i] for i in chosen])
+        ids = tokenizer([sentences[i] for i in chosen], max_length).long()
+        batch = collator([{"input_ids": row, "attention_mask": (row != tokenizer.pad_id).long()} for row in ids])
+        loss = model(**batch).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
         losses.append(float(loss.detach()))
-        if log and (step + 1) % max(1, steps // 6) == 0:
-            recent = losses[-max(1, steps // 6) :]
-            log(f"step {step + 1}/{steps}  masked-word loss {sum(recent) / len(recent):.3f}")
-    return SentenceEncoder(model.encoder.eval().requires_grad_(False)), losses
+        if log and (step + 1) % every == 0:
+            log(f"step {step + 1}/{steps}  masked-word loss {sum(losses[-every:]) / every:.3f}")
+    encoder.bert.load_state_dict(model.bert.state_dict())
+    return SentenceEncoder(encoder.eval().requires_grad_(False)), losses

@@ -22,7 +22,9 @@ def check_taking_part(answer: dict) -> None:
     require("consolidation" not in answer, "A hedge is neither yes nor no.")
     labels = entity_labels(adjacency(extract(REPORT), ENTITIES))
     known = {name: int(label) for name, label in zip(ENTITIES, labels) if label == label}
-    require(answer == {name: known[name] for name in ("effusion", "pneumothorax")}, "Two entities remain: what of each?")
+    require(
+        answer == {name: known[name] for name in ("effusion", "pneumothorax")}, "Two entities remain: what of each?"
+    )
 
 
 @exercise(Callable, "a function from a position name to a name")
@@ -50,4 +52,6 @@ def check_trained(answer: MedKLIP) -> None:
     )
     require(not same, "Its queries are still the descriptions.")
     loss = float(losses["existence"])
-    require(loss < LEARNED, f"Its existence loss on new phantoms is {loss:.2f}; {LEARNED} would show that it has learned.")
+    require(
+        loss < LEARNED, f"Its existence loss on new phantoms is {loss:.2f}; {LEARNED} would show that it has learned."
+    )

@@ -15,7 +15,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.transforms import ScaledTranslation
 
-from medvlp_lite.evaluation.classification import Interval, calibration_curve, roc_points
+from medvlp_lite.evaluation.classification import calibration_curve, roc_points
+from medvlp_lite.evaluation.intervals import Interval
 from medvlp_lite.figures.style import LINES, MARKERS
 
 WIDTH = 6.4  # inches

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 
+from medvlp_lite.encoders.image import sincos_positions
 from medvlp_lite.encoders.text import ReportTokenizer
 from medvlp_lite.official.checkpoint import official_state, require_fit
-from medvlp_lite.systems.maco import MaCo
+from medvlp_lite.systems.maco import MaCo, MaCoConfig
 
 OFFICIAL_NAMES = {
     "cls_token": "image_encoder.class_token",
@@ -62,14 +63,23 @@ def from_official(
         words = _official_tokenizer(tokenizer, len(state["text_encoder.bert.embeddings.word_embeddings.weight"]))
     except (KeyError, ZeroDivisionError) as error:
         raise ValueError(f"{path} is not an official MaCo checkpoint: missing {error.args[0]}") from error
-    system = MaCo(
-        words, **sizes, weighting="split", lambda_mode="sum", text_pool="pooler", text_projection=False,
-        temperature=temperature,
-    )  # fmt: skip
+    config = MaCoConfig(**sizes, weighting="split", lam=None, text_projection=False, temperature=temperature)
+    system = MaCo(words, config)
     own = {name: tensor for name, tensor in system.state_dict().items() if name not in ("weight_trace", "steps_seen")}
     require_fit(state, own, path, "MaCo")
     system.load_state_dict(state, strict=False)
     return system.eval()
+
+
+def with_released_positions(system: MaCo) -> MaCo:
+    """The same system with the position codes of the released code, which a new model built like the released one needs.
+
+    Checkpoints hold their own. See ``sincos_positions`` for the two readings.
+    """
+    encoder, decoder = system.image_encoder, system.decoder
+    encoder.positions.copy_(sincos_positions(encoder.grid, encoder.width, "maco"))
+    decoder.positions[1:] = sincos_positions(encoder.grid, decoder.positions.shape[1], "maco")
+    return system
 
 
 def _official_state(path: str | Path, trust: bool) -> dict[str, torch.Tensor]:
@@ -101,10 +111,10 @@ def _official_sizes(state: Mapping[str, torch.Tensor], text_heads: int, decoder_
     }
     depth, decoder_depth, text_depth = layers.values()
     return {
-        "vit": [positions.shape[1], depth, max(1, positions.shape[1] // 64), patch],
-        "decoder": [len(state["decoder.embed.weight"]), decoder_depth, decoder_heads],
-        "text_variant": [text_width, text_depth, text_heads,
-                         len(state["text_encoder.bert.encoder.layer.0.intermediate.dense.weight"])],
+        "vit": (positions.shape[1], depth, max(1, positions.shape[1] // 64), patch),
+        "decoder": (len(state["decoder.embed.weight"]), decoder_depth, decoder_heads),
+        "text_encoder": (text_width, text_depth, text_heads,
+                         len(state["text_encoder.bert.encoder.layer.0.intermediate.dense.weight"])),
         "max_length": len(state[text + "position_embeddings.weight"]),
         "dim": len(state["image_projection.weight"]),
         "image_size": math.isqrt(len(positions)) * patch * ratio,

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from medvlp_lite.encoders.clip_text import clip_tokenizer
 from medvlp_lite.encoders.image import GREY_MEAN, GREY_STD
-from medvlp_lite.encoders.text import ReportTokenizer
+from medvlp_lite.encoders.text import CLIP_B32, ReportTokenizer, hub_tokenizer
 from medvlp_lite.official.checkpoint import official_state, require_fit
 from medvlp_lite.reports.knowledge import base
-from medvlp_lite.systems.medfilip import MedFILIP
+from medvlp_lite.systems.medfilip import MedFILIP, MedFILIPConfig
 
 TRUNK = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
 OFFICIAL_NAMES = {
@@ -41,11 +40,12 @@ def from_official(
     """
     state = official_state(path, OFFICIAL_NAMES, key="network", trust=trust)
     state = {name: tensor for name, tensor in state.items() if not name.endswith("position_ids")}  # old transformers
-    system = MedFILIP(
-        tokenizer or clip_tokenizer(), categories=categories or sorted(base()["categories"]), image_encoder_name="resnet50",
-        text_variant="clip", image_size=448, dim=768, grey=grey, similarity_model="mpnet", centre_similarity=False,
-        same_category_only=True, clamp_min=None, mse_on="scaled", template="code",
+    config = MedFILIPConfig(
+        categories=tuple(categories or sorted(base()["categories"])), image_encoder="resnet50", text_encoder="clip",
+        image_size=448, dim=768, grey=grey, similarity_model="mpnet", centre_similarity=False, same_category_only=True,
+        clamp_min=None, mse_on="scaled", template="code",
     )  # fmt: skip
+    system = MedFILIP(tokenizer or hub_tokenizer(CLIP_B32), config)
     own = system.state_dict()
     require_fit(state, own, path, "MedFILIP")
     system.load_state_dict(state)

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 
+from medvlp_lite.encoders.sentence import SENTENCE_MODELS
 from medvlp_lite.encoders.text import ReportTokenizer
 from medvlp_lite.official.checkpoint import official_state, require_fit
 from medvlp_lite.reports.knowledge import describe
 from medvlp_lite.reports.vocabulary import vocabulary
-from medvlp_lite.systems.medklip import POSITION_PROMPT, MedKLIP
+from medvlp_lite.systems.medklip import POSITION_PROMPT, MedKLIP, MedKLIPConfig
 
 OFFICIAL_NAMES = {
     "res_features.": "image_encoder.body.",
@@ -24,7 +25,7 @@ OFFICIAL_NAMES = {
     "classifier.": "existence_head.",
     "decoder.": "decoder.",
 }
-BIO_CLINICAL_BERT = "emilyalsentzer/Bio_ClinicalBERT"
+BIO_CLINICAL_BERT = SENTENCE_MODELS["clinicalbert"]
 
 
 def from_official(
@@ -45,11 +46,12 @@ def from_official(
     words = vocabulary()
     text_width = state["query_projection.weight"].shape[1] if "query_projection.weight" in state else 768
     tokenizer = ReportTokenizer.train([describe(name) for name in words["entities"]])
-    system = MedKLIP(
-        tokenizer, entities=words["entities"], image_encoder_name="resnet50_layer3", image_size=224, width=256, heads=4,
-        layers=4, feedforward=1024, init_std=0.02, attention_start=1.0, position_weight=1.0,
-        text_model=BIO_CLINICAL_BERT, text_width=text_width,
+    config = MedKLIPConfig(
+        tuple(words["entities"]), "resnet50_layer3", image_size=224, width=256, heads=4, layers=4, feedforward=1024,
+        dropout=0.1, init_std=0.02, attention_start=1.0, position_weight=1.0, text_model=BIO_CLINICAL_BERT,
+        text_width=text_width,
     )  # fmt: skip
+    system = MedKLIP(tokenizer, config)
     own = {name: tensor for name, tensor in system.state_dict().items() if not name.endswith("_vectors")}
     require_fit(state, own, path, "MedKLIP")
     wordings = {

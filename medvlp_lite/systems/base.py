@@ -6,9 +6,11 @@ Built in chapter 03_contrastive_baseline.
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +18,7 @@ import torch
 from torch import nn
 
 from medvlp_lite.encoders.text import ReportTokenizer
-from medvlp_lite.studies import Batch
+from medvlp_lite.studies import Batch, Finding
 
 # Chosen among four families on validation phantoms (chapter 03): "There is no {}" fails, because a small text encoder
 # hears the finding's name in it and little of the "no".
@@ -63,23 +65,39 @@ class LossTerms:
 class System(nn.Module, ABC):
     """A vision-language system: one loss to train it and four ways to ask it something.
 
-    A subclass sets ``config`` (a plain dict that rebuilds it) and ``tokenizer`` and defines the abstract methods.
-    Images are (B, 1, H, W) in [0, 1].
+    A subclass names its dataclass of options ``Config`` and defines the abstract methods. Images are (B, 1, H, W) in [0, 1].
     """
 
     registry: ClassVar[dict[str, type[System]]] = {}
     name: ClassVar[str] = ""
-    config: dict[str, Any]
-    tokenizer: ReportTokenizer
+    Config: ClassVar[type]
+
+    def __init__(self, tokenizer: ReportTokenizer, config: Any):
+        super().__init__()
+        self.tokenizer, self.config = tokenizer, config
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         if cls.name:
             System.registry[cls.name] = cls
 
+    def text_inputs(self, reports: Sequence[str], findings: Sequence[tuple[Finding, ...]]) -> dict[str, Any]:
+        """What the loss reads of N studies' reports, made once per data set: values by name, N rows each.
+
+        ``findings`` is what is stated of each study, for a system that reads it instead of the report. Empty for a system
+        that reads neither.
+        """
+        return {}
+
     @abstractmethod
+    def compute_loss(self, batch: Batch) -> LossTerms:
+        """The training loss on a batch that carries ``text_inputs``."""
+
     def loss(self, batch: Batch) -> LossTerms:
-        """The training loss on a batch."""
+        """The training loss on a batch; a batch whose reports nobody has read yet is read here."""
+        if not batch.inputs:
+            batch = replace(batch, inputs=self.text_inputs(batch.reports, batch.findings)).to(batch.images.device)
+        return self.compute_loss(batch)
 
     @abstractmethod
     def embed_images(self, images: torch.Tensor) -> torch.Tensor:
@@ -105,7 +123,7 @@ class System(nn.Module, ABC):
         return self.image_encoder(images)
 
     def lr_multipliers(self) -> dict[str, float]:
-        """Multiples of the plan's learning rate, for parameters whose name begins so; weight decay stays as it is."""
+        """Multiples of the learning rate, for parameters whose name begins so; weight decay stays as it is."""
         return {}
 
     @property
@@ -113,16 +131,19 @@ class System(nn.Module, ABC):
         return next(self.parameters()).device
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``model.safetensors``, ``config.json`` and ``tokenizer.json`` to ``folder``."""
+        """Write ``model.safetensors``, ``config.json`` and ``tokenizer.json`` to ``folder``, each whole or not at all."""
         from safetensors.torch import save_model
 
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_model(self, str(folder / "model.safetensors"))
-        (folder / "config.json").write_text(
-            json.dumps({"system": self.name, **self.config}, indent=2), encoding="utf-8"
-        )
-        (folder / "tokenizer.json").write_text(self.tokenizer.definition, encoding="utf-8")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        config = json.dumps({"system": self.name, **asdict(self.config)}, indent=2)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as partial:
+            save_model(self, str(Path(partial) / "model.safetensors"))
+            (Path(partial) / "config.json").write_text(config, encoding="utf-8")
+            (Path(partial) / "tokenizer.json").write_text(self.tokenizer.definition, encoding="utf-8")
+            folder.mkdir(exist_ok=True)
+            for path in Path(partial).iterdir():
+                os.replace(path, folder / path.name)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> System:
@@ -139,9 +160,16 @@ class System(nn.Module, ABC):
         if kind is None or not issubclass(kind, cls):
             raise ValueError(f"{folder / 'config.json'} does not describe a {cls.__name__}")
         tokenizer = ReportTokenizer((folder / "tokenizer.json").read_text(encoding="utf-8"))
-        system = kind(tokenizer, **config)
+        system = kind(tokenizer, _read_config(kind.Config, config, folder / "config.json"))
         try:
             load_model(system, str(folder / "model.safetensors"))
         except (RuntimeError, OSError, SafetensorError) as error:
             raise ValueError(f"{folder / 'model.safetensors'} does not fit its config.json: {error}") from error
         return system.eval()
+
+
+def _read_config(kind: type, values: dict[str, Any], path: Path) -> Any:
+    """A config dataclass from JSON, whose lists become tuples. Raises ValueError naming options that do not exist."""
+    if unknown := set(values) - {field.name for field in fields(kind)}:
+        raise ValueError(f"{path} has options that {kind.__name__} does not know: {', '.join(sorted(unknown))}")
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})

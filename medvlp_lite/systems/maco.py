@@ -1,4 +1,4 @@
-"""MaCo: contrast masked views with reports, weighted by which patches were visible, and draw what was hidden (M-1 to M-11).
+"""MaCo: contrast masked views with reports, weighted by which patches were visible, and reconstruct what was hidden (M-1 to M-11).
 
 Built in chapter 05_masked_contrastive.
 """
@@ -6,6 +6,7 @@ Built in chapter 05_masked_contrastive.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,8 @@ from medvlp_lite.components.masked_contrastive import (
     importance,
     patch_weights,
     phrase_maps,
+    sample_sentences,
+    sentence_pieces,
     smooth_maps,
     v1_alignment,
     weighted_info_nce,
@@ -35,139 +38,141 @@ from medvlp_lite.components.reconstruction import (
 from medvlp_lite.encoders.image import ViTEncoder, standardise
 from medvlp_lite.encoders.text import ReportTokenizer, TextEncoder, masked_mean
 from medvlp_lite.reports.sections import findings_text
-from medvlp_lite.studies import Batch
+from medvlp_lite.studies import Batch, Finding
 from medvlp_lite.systems.base import LossTerms, Query, System
 
 TRACE_ROWS = 32
-CHOICES = {
-    "version": ("journal", "v1"),
-    "weighting": WEIGHTINGS,
-    "lambda_mode": ("paper", "sum"),
-    "text_pool": ("pooler", "cls", "mean"),
-    "sentences": ("random", "code", "all"),
-}
+TAU_W, SIGMA = 0.02, 1.5  # of heat maps: temperature of the weight map and smoothing in cells, the paper's choice
+CHOICES = {"weighting": (*WEIGHTINGS, "arxiv"), "text_pool": ("pooler", "cls", "mean")}
+
+
+@dataclass(frozen=True)
+class MaCoConfig:
+    """The options of MaCo."""
+
+    vit: str | tuple[int, ...] = "lite_p4"  # a size of ``encoders.image.ViTEncoder``
+    text_encoder: str | tuple[int, ...] = "lite"  # a size of ``encoders.text.TextEncoder``
+    decoder: tuple[int, int, int] = (64, 1, 2)  # width, blocks and heads of what reconstructs
+    dim: int = 128  # width of the shared space
+    image_size: int = 112  # side of the full images in pixels
+    downsample: int = 2  # the encoder sees images of 1 / this side
+    hr: bool = True  # reconstruct the full image (M-3); False: what the encoder saw
+    channels: int = 1  # grey values that are reconstructed per pixel; 3 in the released weights
+    max_length: int = 128  # word pieces of a report that are read
+    contrastive: bool = True  # False trains the reconstruction alone
+    mask_ratio: float = 0.5  # share of patches that are hidden
+    block: int = 1  # patches are hidden in squares of this side
+    weighting: str = "joint"  # how importance enters the contrast (M-8); "arxiv" is M-v1, "none" plain InfoNCE
+    lam: float | None = (
+        0.9  # weight of the reconstruction, 1 - lam of the contrast (M-9); None adds them, as the released code
+    )
+    temperature: float = 0.03  # where the learned temperature starts
+    text_pool: str = "pooler"  # the report's vector: "pooler" (released code), "cls" (paper) or "mean" of the tokens
+    text_projection: bool = True  # from the text's width to ``dim``; the released code has none
+    score_rate: float = 1.0  # factor on the learning rate of the importance score
+    trace_every: int = 0  # keep the score's weights every so many steps; once 32 are kept, every other one goes
+
+    def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if not 0 <= self.mask_ratio < 1 or self.temperature <= 0 or self.image_size % self.downsample:
+            raise ValueError(
+                "need 0 <= mask_ratio < 1, temperature > 0 and image_size a multiple of downsample, "
+                f"got {self.mask_ratio}, {self.temperature}, {self.image_size} and {self.downsample}"
+            )
 
 
 class MaCo(System):
-    """A ViT that sees part of each image, a decoder that draws the rest, a BERT, and a score for what was seen.
+    """A ViT that sees part of each image, a decoder that reconstructs the rest, a BERT, and a score for what was seen.
 
-    ``version`` "journal" (M-8, by ``weighting``) or "v1" (M-v1, in groups of ``group``; "none" switches its weights off).
-    ``hr`` draws the full image from one shrunk by ``downsample`` (M-3), else the decoder draws what the encoder saw.
-    ``lambda_mode`` "paper" weights reconstruction by ``lam`` and contrast by 1 - lam (M-9), "sum" adds them as the released
-    code does. ``contrastive`` False trains the reconstruction alone. ``block`` hides squares of patches. ``text_pool``
-    "pooler" (code), "cls" (paper) or "mean"; ``text_projection`` False is the code's. ``sentences`` "random" keeps and
-    shuffles some of a report's sentences; "code" does so before it drops empty ones. Images may come at full size, or as
-    small as the encoder takes them, as the official evaluation feeds them. ``tau_w`` and ``smooth_sigma`` draw heat maps (M-10), None weights no patch.
-    ``score_rate`` multiplies the FC layer's learning rate. ``trace_every`` > 0 keeps its weights every so many training
-    steps, for ``weights_by_step``; once 32 are kept, every other one goes and the interval doubles. ``warm_start`` says which weights it began from.
-    Raises ValueError for an unknown choice or an impossible number.
+    Images may come at full size, or as small as the encoder takes them, as the official evaluation feeds them.
     """
 
-    name = "maco"
+    name, Config = "maco", MaCoConfig
 
-    def __init__(
-        self,
-        tokenizer: ReportTokenizer,
-        *,
-        vit: str | Sequence[int] = "lite_p4",
-        text_variant: str | Sequence[int] = "lite",
-        decoder: Sequence[int] = (64, 1, 2),
-        dim: int = 128,
-        image_size: int = 112,
-        max_length: int = 128,
-        channels: int = 1,
-        version: str = "journal",
-        weighting: str = "joint",
-        group: int = 16,
-        contrastive: bool = True,
-        hr: bool = True,
-        downsample: int = 2,
-        mask_ratio: float = 0.5,
-        block: int = 1,
-        norm_pix_loss: bool = False,
-        lambda_mode: str = "paper",
-        lam: float = 0.9,
-        temperature: float = 0.03,
-        text_pool: str = "pooler",
-        text_projection: bool = True,
-        sentences: str = "random",
-        tau_w: float | None = 0.02,
-        smooth_sigma: float = 1.5,
-        normalise_features: bool = False,
-        score_rate: float = 1.0,
-        trace_every: int = 0,
-        warm_start: str = "",
-    ):
-        super().__init__()
-        self.config = {key: value for key, value in locals().items() if key not in ("self", "tokenizer", "__class__")}
-        for name, choices in CHOICES.items():
-            if self.config[name] not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {self.config[name]!r}")
-        if not 0 <= mask_ratio < 1 or temperature <= 0 or image_size % downsample:
-            raise ValueError(
-                "need 0 <= mask_ratio < 1, temperature > 0 and image_size a multiple of downsample, "
-                f"got {mask_ratio}, {temperature}, {image_size} and {downsample}"
-            )
-        self.tokenizer = tokenizer
-        self.image_encoder = ViTEncoder(vit, image_size // downsample)
+    def __init__(self, tokenizer: ReportTokenizer, config: MaCoConfig | None = None):
+        config = config or MaCoConfig()
+        super().__init__(tokenizer, config)
+        self.image_encoder = ViTEncoder(config.vit, config.image_size // config.downsample)
         width, self.patches = self.image_encoder.width, self.image_encoder.grid**2
-        self.target_patch = self.image_encoder.stride * (downsample if hr else 1)
-        decoder_width, depth, heads = decoder
-        self.decoder = MaskedDecoder(
-            width,
-            self.target_patch**2 * channels,
-            self.image_encoder.grid,
-            width=decoder_width,
-            depth=depth,
-            heads=heads,
-        )
-        self.image_projection = nn.Linear(width, dim)
-        self.text_encoder = TextEncoder(tokenizer, text_variant, max_length)
-        self.text_pooler = nn.Linear(self.text_encoder.width, self.text_encoder.width)
-        self.text_projection = nn.Linear(self.text_encoder.width, dim) if text_projection else nn.Identity()
+        self.target_patch = self.image_encoder.stride * (config.downsample if config.hr else 1)
+        sizes = dict(zip(("width", "depth", "heads"), config.decoder))
+        outputs = self.target_patch**2 * config.channels
+        self.decoder = MaskedDecoder(width, outputs, self.image_encoder.grid, **sizes)
+        self.image_projection = nn.Linear(width, config.dim)
+        self.text_encoder = TextEncoder(tokenizer, config.text_encoder, config.max_length)
+        text_width = self.text_encoder.width
+        self.text_pooler = nn.Linear(text_width, text_width)
+        self.text_projection = nn.Linear(text_width, config.dim) if config.text_projection else nn.Identity()
         self.importance_score = ImportanceScore(self.patches)
-        self.logit_multiplier = nn.Parameter(torch.tensor(1 / temperature))
-        self.register_buffer("weight_trace", torch.full((TRACE_ROWS if trace_every else 0, self.patches), torch.nan))
+        self.logit_multiplier = nn.Parameter(torch.tensor(1 / config.temperature))
+        rows = TRACE_ROWS if config.trace_every else 0
+        self.register_buffer("weight_trace", torch.full((rows, self.patches), torch.nan))
         self.register_buffer("steps_seen", torch.zeros((), dtype=torch.long))
-        unused = [self.text_pooler] if text_pool != "pooler" else []
-        if not contrastive or weighting == "none" or (version == "journal" and weighting == "loss"):
+        self._freeze_unused()
+
+    def _freeze_unused(self) -> None:
+        """What no term of the loss reaches asks for no gradient, else several processes cannot train."""
+        config = self.config
+        unused: list[nn.Module] = [] if config.text_pool == "pooler" else [self.text_pooler]
+        if not config.contrastive or config.weighting in ("none", "loss"):
             unused.append(self.importance_score)
-        if not contrastive:
+        if not config.contrastive:
             unused += [self.image_projection, self.text_encoder, self.text_pooler, self.text_projection]
             self.logit_multiplier.requires_grad_(False)
-        elif lambda_mode == "paper" and lam == 0:
+        elif config.lam == 0:
             unused.append(self.decoder)
         for part in unused:
             part.requires_grad_(False)
 
     def lr_multipliers(self) -> dict[str, float]:
-        return {"importance_score.": self.config["score_rate"]}
+        return {"importance_score.": self.config.score_rate}
 
-    def loss(self, batch: Batch) -> LossTerms:
+    def text_inputs(self, reports: Sequence[str], findings: Sequence[tuple[Finding, ...]]) -> dict[str, torch.Tensor]:
+        """``sentence_ids`` (N, sentences, pieces) int32: the word pieces of each report's sentences, padded."""
+        if not self.config.contrastive:
+            return {}
+        pieces = [sentence_pieces(findings_text(report)) for report in reports]
+        return {"sentence_ids": self._sentence_ids(pieces)}
+
+    def _sentence_ids(self, pieces: Sequence[Sequence[str]]) -> torch.Tensor:
+        texts, marks = [piece for row in pieces for piece in row] or ["."], self._marks
+        ids = self.tokenizer(texts, self.config.max_length + 1)[:, 1:]  # without the start
+        ids = ids if marks["end"] is None else ids.masked_fill(ids == marks["end"], marks["pad"])
+        table = ids.new_full((len(pieces), max(1, *map(len, pieces)), ids.shape[1]), marks["pad"])
+        rows = torch.repeat_interleave(torch.arange(len(pieces)), torch.tensor([len(row) for row in pieces]))
+        columns = torch.cat([torch.arange(len(row)) for row in pieces])
+        table[rows, columns] = ids[: len(rows)]
+        return table
+
+    @property
+    def _marks(self) -> dict[str, int | None]:
+        """The numbers of the pieces that fill up, open and close a text."""
+        start = int(self.tokenizer(["."], 2)[0, 0])
+        return {"pad": self.tokenizer.pad_id, "start": start, "end": self.tokenizer.end_id}
+
+    def compute_loss(self, batch: Batch) -> LossTerms:
         self._trace()
-        config, images = self.config, batch.images
-        small = shrink(images, config["downsample"])
-        visible = random_masking(
-            len(images), self.image_encoder.grid, config["mask_ratio"], block=config["block"], device=images.device
-        )
+        config, images, grid = self.config, batch.images, self.image_encoder.grid
+        # M-1: encode the visible patches alone
+        small = shrink(images, config.downsample)
+        visible = random_masking(len(images), grid, config.mask_ratio, block=config.block, device=images.device)
         seen = position_map(visible, self.patches)
         tokens = self.image_encoder(small, visible, class_token=True)
         terms, weights = {}, {}
-        if not config["contrastive"] or config["lam"] or config["lambda_mode"] == "sum":
-            target = standardise(images if config["hr"] else small).expand(-1, config["channels"], -1, -1)
-            terms["reconstruction"] = reconstruction_loss(
-                self.decoder(tokens, visible), patchify(target, self.target_patch), seen,
-                norm_pix_loss=config["norm_pix_loss"],
-            )  # fmt: skip
-        if config["contrastive"]:
-            texts = [findings_text(report) for report in batch.reports]
-            if config["sentences"] != "all":
-                texts = [shuffled_sentences(text, empty=config["sentences"] == "code") for text in texts]
-            terms["contrastive"] = self.contrast(
-                self.image_projection(tokens[:, 1:]).mean(dim=1), self.text_features(texts), self.importance_score(seen)
-            )
-            if config["lambda_mode"] == "paper":
-                weights = {"reconstruction": config["lam"], "contrastive": 1 - config["lam"]}
+        if not config.contrastive or config.lam != 0:
+            # M-2, M-3: reconstruct the hidden ones
+            target = standardise(images if config.hr else small).expand(-1, config.channels, -1, -1)
+            predicted = self.decoder(tokens, visible)
+            terms["reconstruction"] = reconstruction_loss(predicted, patchify(target, self.target_patch), seen)
+        if config.contrastive:
+            # M-4 to M-8: contrast the visible part with some of the report's sentences
+            ids = sample_sentences(batch.inputs["sentence_ids"], config.max_length, **self._marks)
+            vectors = self.image_projection(tokens[:, 1:]).mean(dim=1)
+            terms["contrastive"] = self.contrast(vectors, self._text_features(ids), self.importance_score(seen))
+            if config.lam is not None:  # M-9
+                weights = {"reconstruction": config.lam, "contrastive": 1 - config.lam}
         return LossTerms(terms, weights)
 
     def contrast(self, images: torch.Tensor, texts: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -177,13 +182,13 @@ class MaCo(System):
         """
         with torch.autocast(images.device.type, enabled=False):
             images, texts, scores = (gather_pairs(x.float()) for x in (images, texts, scores))
-            logits, weighting = self.logit_multiplier * cosine_matrix(images, texts), self.config["weighting"]
-            if self.config["version"] == "v1" and weighting != "none":
-                return v1_alignment(logits, scores, 1.0, group=self.config["group"])
+            logits, weighting = self.logit_multiplier * cosine_matrix(images, texts), self.config.weighting
+            if weighting == "arxiv":
+                return v1_alignment(logits, scores, 1.0)
             return weighted_info_nce(logits, importance(scores), 1.0, weighting=weighting)
 
     def _trace(self) -> None:
-        if not (self.training and self.config["trace_every"]):
+        if not (self.training and self.config.trace_every):
             return
         step = int(self.steps_seen)
         stride, half = self._stride(step), TRACE_ROWS // 2
@@ -195,14 +200,14 @@ class MaCo(System):
         self.steps_seen += 1
 
     def _stride(self, step: int) -> int:
-        stride = self.config["trace_every"]
+        stride = self.config.trace_every
         while step >= stride * TRACE_ROWS:
             stride *= 2
         return stride
 
     def weights_by_step(self) -> dict[int, torch.Tensor]:
         """The FC layer's weights (N,) at the training steps of the trace and now."""
-        if not self.config["trace_every"]:
+        if not self.config.trace_every:
             return {int(self.steps_seen): self.importance_score.weight.detach()[0]}
         stride = self._stride(max(int(self.steps_seen) - 1, 0))
         kept = {row * stride: weights for row, weights in enumerate(self.weight_trace) if not weights.isnan().any()}
@@ -214,15 +219,18 @@ class MaCo(System):
 
     def _small(self, images: torch.Tensor) -> torch.Tensor:
         side = self.image_encoder.grid * self.image_encoder.stride
-        return images if images.shape[-1] == side else shrink(images, self.config["downsample"])
+        return images if images.shape[-1] == side else shrink(images, self.config.downsample)
 
     def image_features(self, images: torch.Tensor) -> torch.Tensor:
         return self.local_features(images).permute(0, 3, 1, 2)
 
     def text_features(self, texts: Sequence[str]) -> torch.Tensor:
         """Text vectors (len(texts), d), not normalised: M-7."""
-        tokens, mask = self.text_encoder(texts)
-        pool = self.config["text_pool"]
+        return self._text_features(self.text_encoder.ids(texts).to(self.device))
+
+    def _text_features(self, ids: torch.Tensor) -> torch.Tensor:
+        tokens, mask = self.text_encoder.encode(ids)
+        pool = self.config.text_pool
         pooled = masked_mean(tokens, mask) if pool == "mean" else tokens[:, 0]
         return self.text_projection(self.text_pooler(pooled).tanh() if pool == "pooler" else pooled)
 
@@ -247,7 +255,7 @@ class MaCo(System):
     def score(self, images: torch.Tensor, queries: Sequence[Query]) -> torch.Tensor:
         """The probability of M-11, (B, Q)."""
         vectors = self.image_projection(self.local_features(images).mean(dim=(1, 2)))
-        return zero_shot_probability(vectors, *self.prompts(queries), self.config["normalise_features"])
+        return zero_shot_probability(vectors, *self.prompts(queries))
 
     def heatmap(self, images: torch.Tensor, queries: Sequence[Query]) -> torch.Tensor:
         """Maps (B, Q, h, w) of M-10 for the difference of what affirms and what denies, smoothed, not yet upsampled."""
@@ -259,14 +267,16 @@ class MaCo(System):
         images: torch.Tensor,
         texts: torch.Tensor,
         *,
-        tau_w: float | str | None = "own",
-        sigma: float | None = None,
+        tau_w: float | None = TAU_W,
+        sigma: float = SIGMA,
     ) -> torch.Tensor:
-        """Maps (B, Q, h, w) of text vectors (Q, d); ``tau_w`` and ``sigma`` replace the system's own: equation M-10."""
-        tau = self.config["tau_w"] if tau_w == "own" else tau_w
-        weights = patch_weights(self.importance_score.weight[0], tau)
+        """Maps (B, Q, h, w) of text vectors (Q, d), equation M-10.
+
+        ``tau_w`` is the temperature of the weight map (None weighs no patch), ``sigma`` the smoothing in cells.
+        """
+        weights = patch_weights(self.importance_score.weight[0], tau_w)
         tokens = self.image_projection(self.local_features(images))
-        return smooth_maps(phrase_maps(tokens, texts, weights), self.config["smooth_sigma"] if sigma is None else sigma)
+        return smooth_maps(phrase_maps(tokens, texts, weights), sigma)
 
     def view(self, images: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         """Image vectors (B, d) from the visible patches (B, Ns) alone, not normalised."""
@@ -274,27 +284,9 @@ class MaCo(System):
         return self.image_projection(tokens).mean(dim=1)
 
     def reconstruct(self, images: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-        """What the decoder draws from the visible patches (B, Ns) alone, in standardised grey (B, channels, H, W).
+        """What the decoder reconstructs from the visible patches (B, Ns) alone, in standardised grey (B, channels, H, W).
 
         H is the full image's side with ``hr``, else that of the image the encoder sees.
         """
         tokens = self.image_encoder(self._small(images), visible, class_token=True)
-        return unpatchify(self.decoder(tokens, visible), self.target_patch, self.config["channels"])
-
-
-def shuffled_sentences(report: str, empty: bool = False) -> str:
-    """Some of the report's sentences in random order: split at full stops, shuffled, the first k of n kept, k uniform in 1..n.
-
-    Pieces that are empty or say "none" are dropped first; with ``empty`` they count among the n and are dropped last, as in
-    the released code, so that the answer may be empty.
-    """
-    pieces = [part.strip() for part in report.split(".")]
-    pieces = pieces if empty else _said(pieces)
-    if not pieces:
-        return ""
-    kept = torch.randperm(len(pieces))[: int(torch.randint(1, len(pieces) + 1, ()))]
-    return "".join(f"{piece}. " for piece in _said([pieces[i] for i in kept.tolist()])).rstrip()
-
-
-def _said(pieces: Sequence[str]) -> list[str]:
-    return [piece for piece in pieces if piece and piece.lower() != "none"]
+        return unpatchify(self.decoder(tokens, visible), self.target_patch, self.config.channels)

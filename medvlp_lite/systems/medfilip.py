@@ -6,8 +6,10 @@ Built in chapter 06_similarity_labels.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,25 +17,22 @@ from torch import nn
 
 from medvlp_lite.components import similarity_labels as soft
 from medvlp_lite.components.contrastive import cosine_matrix, gather_pairs
-from medvlp_lite.encoders.clip_text import CLIPText
-from medvlp_lite.encoders.descriptions import HashedTfidf
 from medvlp_lite.encoders.image import image_encoder
-from medvlp_lite.encoders.sentence import SentenceEncoder
-from medvlp_lite.encoders.text import ReportTokenizer, TextEncoder, masked_mean
-from medvlp_lite.reports.knowledge import base
+from medvlp_lite.encoders.sentence import HashedTfidf, SentenceEncoder
+from medvlp_lite.encoders.text import CLIPText, ReportTokenizer, TextEncoder
+from medvlp_lite.reports.knowledge import base, explanation_of, structured_label
 from medvlp_lite.reports.sections import findings_text
 from medvlp_lite.reports.structured_labels import (
     Label,
-    explanation_of,
     ontology_similarity_matrix,
     reported_labels,
     true_labels,
 )  # fmt: skip
-from medvlp_lite.studies import SEVERITIES, Batch
+from medvlp_lite.studies import SEVERITIES, Batch, Finding
 from medvlp_lite.systems.base import LossTerms, Query, System
 
-OPTIONS = {
-    "ce": soft.CROSS_ENTROPIES,
+TEMPERATURE = 0.07  # where the learned one starts
+CHOICES = {
     "mse_on": soft.MSE_SCALES,
     "hard_labels": ("category", "text"),
     "triplets": ("report", "truth"),
@@ -41,69 +40,60 @@ OPTIONS = {
 }
 
 
+@dataclass(frozen=True)
+class MedFILIPConfig:
+    """The options of MedFILIP; ``use_entities``, ``use_fg``, ``use_ssm`` and ``use_iki`` are the switches of the paper's Table 6."""
+
+    categories: tuple[str, ...]  # the closed list of what counts as a finding
+    image_encoder: str = "resnet_lite"  # a name of ``encoders.image.image_encoder``
+    text_encoder: str | tuple[int, ...] = "lite"  # a size of ``encoders.text.TextEncoder``, or "clip"
+    image_size: int = 112  # side of the images in pixels
+    max_length: int = 96  # word pieces of a text that are read
+    dim: int = 128  # width of the shared space
+    use_entities: bool = True  # False: the texts are whole reports and Y the identity
+    use_fg: bool = True  # False: a label is its category alone
+    use_ssm: bool = True  # False: Y holds 0 and 1, by ``hard_labels``
+    use_iki: bool = True  # False: categories are not explained
+    hard_labels: str = "category"  # labels of one "category" or of one "text" count as equal
+    similarity_model: str = (
+        "reports"  # "reports" (ours), "words", "ontology", "clinicalbert" (paper), "mpnet" (code), a hub name
+    )
+    centre_similarity: bool = True  # take the mean label away from the vectors of a text model
+    same_category_only: bool = False  # no similarity across categories, as the released code has it
+    clamp_min: float | None = 0.0  # smallest similarity; None leaves negative ones
+    mse_on: str = "cosine"  # what the squared error compares with Y: the "cosine", or the "scaled" one (released code)
+    triplets: str = "report"  # read from the "report", or the findings themselves ("truth")
+    template: str = "paper"  # explain what the knowledge base knows, or the 61 categories of the released "code" (F-4)
+    grey: tuple[float, float] | None = None  # mean and standard deviation of the released weights' training images
+
+    def __post_init__(self) -> None:
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+
+
 class MedFILIP(System):
-    """Images are matched with structured labels "severity location category, where category is explanation": F-1 to F-10.
+    """Images are matched with structured labels "severity location category, where category is explanation": F-1 to F-10."""
 
-    ``categories`` is the closed list of what counts as a finding. Four switches make the rungs of the paper's Table 6:
-    without ``use_entities`` the texts are whole reports and Y the identity; without ``use_fg`` a label is its category
-    alone; without ``use_ssm`` Y holds 0 and 1, where ``hard_labels`` says whether labels of one "category" or of one
-    "text" count as equal; without ``use_iki`` categories are not explained. ``similarity_model``: "reports" is the encoder
-    that comes with the package, "words" compares word pieces, "ontology" is hand-made, "clinicalbert" (paper), "mpnet"
-    (official code) and any other name come from the hub. ``centre_similarity`` takes the mean label away from the vectors
-    of a text model. ``same_category_only``, ``clamp_min``: see ``similarity_labels``; ``ce``, ``mse_on``: see ``itm_terms``.
-    ``triplets`` "report" reads the reports, "truth" takes the findings themselves. ``template`` "paper" explains what the
-    knowledge base knows, "code" the 61 categories of the released dictionary (F-4). ``text_variant`` is a TextEncoder's, or
-    "clip". Raises ValueError for an option that does not exist.
-    """
+    name, Config = "medfilip", MedFILIPConfig
 
-    name = "medfilip"
-
-    def __init__(
-        self,
-        tokenizer: ReportTokenizer,
-        *,
-        categories: Sequence[str],
-        image_encoder_name: str = "resnet_lite",
-        text_variant: str | Sequence[int] = "lite",
-        image_size: int = 112,
-        max_length: int = 96,
-        dim: int = 128,
-        temperature: float = 0.07,
-        use_entities: bool = True,
-        use_fg: bool = True,
-        use_ssm: bool = True,
-        use_iki: bool = True,
-        hard_labels: str = "category",
-        similarity_model: str = "reports",
-        centre_similarity: bool = True,
-        same_category_only: bool = False,
-        clamp_min: float | None = 0.0,
-        ce: str = "bce",
-        mse_on: str = "cosine",
-        triplets: str = "report",
-        template: str = "paper",
-        grey: tuple[float, float] | None = None,
-    ):
-        super().__init__()
-        self.config = {key: value for key, value in locals().items() if key not in ("self", "tokenizer", "__class__")}
-        self.config["categories"] = list(categories)
-        for option, allowed in OPTIONS.items():
-            if self.config[option] not in allowed:
-                raise ValueError(f"{option} must be one of {allowed}, got {self.config[option]!r}")
-        self.tokenizer = tokenizer
-        self.image_encoder = image_encoder(image_encoder_name, image_size)
-        clip = text_variant == "clip"
-        self.text_encoder = CLIPText(tokenizer) if clip else TextEncoder(tokenizer, text_variant, max_length)
-        self.image_projection = nn.Linear(self.image_encoder.width, dim)
-        self.text_projection = nn.Linear(self.text_encoder.width, dim, bias=False)
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
-        self._vectors: dict[str, torch.Tensor] = {}
+    def __init__(self, tokenizer: ReportTokenizer, config: MedFILIPConfig):
+        super().__init__(tokenizer, config)
+        self.image_encoder = image_encoder(config.image_encoder, config.image_size)
+        clip = config.text_encoder == "clip"
+        self.text_encoder = (
+            CLIPText(tokenizer) if clip else TextEncoder(tokenizer, config.text_encoder, config.max_length)
+        )
+        self.image_projection = nn.Linear(self.image_encoder.width, config.dim)
+        self.text_projection = nn.Linear(self.text_encoder.width, config.dim, bias=False)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / TEMPERATURE)))
+        self.labels = LabelTable(self)
 
     def image_features(self, images: torch.Tensor) -> torch.Tensor:
-        if not self.config["grey"]:
+        if not self.config.grey:
             return super().image_features(images)
-        mean, spread = self.config["grey"]  # the official code repeats standardised grey values over three channels
-        return self.image_encoder.body(((images - mean) / spread).expand(-1, 3, -1, -1))
+        mean, std = self.config.grey  # the official code repeats standardised grey values over three channels
+        return self.image_encoder.body(((images - mean) / std).expand(-1, 3, -1, -1))
 
     def local_features(self, images: torch.Tensor) -> torch.Tensor:
         """Projected local features (B, h, w, dim); their mean is the image vector of F-6."""
@@ -113,90 +103,83 @@ class MedFILIP(System):
         return F.normalize(self.local_features(images).mean(dim=(1, 2)), dim=-1)
 
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
-        encoded = self.text_encoder(texts)
-        pooled = encoded if isinstance(encoded, torch.Tensor) else masked_mean(*encoded)
-        return F.normalize(self.text_projection(pooled), dim=-1)
+        return self.embed_token_ids(self.text_encoder.ids(texts).to(self.device))
+
+    def embed_token_ids(self, ids: torch.Tensor) -> torch.Tensor:
+        """Unit vectors (B, dim) of word pieces (B, L)."""
+        return F.normalize(self.text_projection(self.text_encoder.pooled(ids)), dim=-1)
 
     def wording(self, label: Label) -> str:
         """The text of a structured label as this system reads it (F-4); slots it does not use are left out."""
-        severity, location, category = label if self.config["use_fg"] else (None, None, label.category)
-        text = " ".join(word for word in (severity, location, category) if word)
-        if not self.config["use_entities"]:
+        severity, location, category = label if self.config.use_fg else (None, None, label.category)
+        if not self.config.use_entities:
+            text = structured_label(severity, location, category)
             return f"{text[0].upper()}{text[1:]}."
-        code = self.config["template"] == "code"
-        explained = self.config["use_iki"] and (not code or category in base()["categories"])
-        explanation = explanation_of(category) if explained else ""
-        if not explanation:
-            return text
-        if code:
-            return f"{text}. {explanation}"
-        return f"{text}, where {category} is {explanation[0].lower()}{explanation[1:].rstrip('.')}"
+        template = self.config.template
+        explained = self.config.use_iki and (template == "paper" or category in base()["categories"])
+        return structured_label(severity, location, category, explanation_of(category) if explained else "", template)
 
-    def labels_of(self, batch: Batch) -> list[tuple[Label, ...]]:
-        """The structured labels of each study of a batch (F-1); empty where nothing is stated as present."""
-        categories = tuple(self.config["categories"])
-        if self.config["triplets"] == "truth":
-            return [true_labels(findings, categories) for findings in batch.findings]
-        return [reported_labels(report, categories) for report in batch.reports]
+    def text_inputs(self, reports: Sequence[str], findings: Sequence[tuple[Finding, ...]]) -> dict[str, Any]:
+        """``labels``, the structured labels of each study (F-1), or ``token_ids`` of the reports where they are the texts."""
+        if not self.config.use_entities:
+            return {"token_ids": self.text_encoder.ids([findings_text(report) for report in reports])}
+        labels = self.labels_of(reports, findings)
+        self.labels.add(label for row in _gather_lists(labels) for label in row)
+        return {"labels": labels}
 
-    def loss(self, batch: Batch) -> LossTerms:
+    def labels_of(self, reports: Sequence[str], findings: Sequence[tuple[Finding, ...]]) -> list[tuple[Label, ...]]:
+        """The structured labels of each study (F-1); none where nothing is stated as present."""
+        categories = self.config.categories
+        if self.config.triplets == "truth":
+            return [true_labels(stated, categories) for stated in findings]
+        return [reported_labels(report, categories) for report in reports]
+
+    def compute_loss(self, batch: Batch) -> LossTerms:
         images = gather_pairs(self.embed_images(batch.images))
-        if self.config["use_entities"]:
-            owned = _gather_lists(self.labels_of(batch))
-            texts, labels = self._label_matrix(owned)
+        if self.config.use_entities:
+            owned = _gather_lists(batch.inputs["labels"])
+            cosine, labels = self._label_cosine(images, owned), self.label_matrix(owned)
         else:
-            reports = _gather_lists([findings_text(report) for report in batch.reports])
-            texts, labels = reports, soft.identity_labels(torch.arange(len(reports)), len(reports))
-        cosine = self._cosine(images, texts)
-        options = {option: self.config[option] for option in ("ce", "mse_on")}
-        return LossTerms(soft.itm_terms(cosine, labels.to(cosine), self.logit_scale.exp(), **options))
+            cosine = cosine_matrix(images, gather_pairs(self.embed_token_ids(batch.inputs["token_ids"])))
+            labels = soft.identity_labels(torch.arange(len(images)), len(images))
+        return LossTerms(soft.itm_terms(cosine, labels.to(cosine), self.logit_scale.exp(), mse_on=self.config.mse_on))
 
-    def _cosine(self, images: torch.Tensor, texts: Sequence[str]) -> torch.Tensor:
+    def _label_cosine(self, images: torch.Tensor, owned: Sequence[tuple[Label, ...]]) -> torch.Tensor:
         """F-7, (N, M): every text is encoded once, however often it stands in the batch."""
-        if not texts:  # several processes wait for a gradient of every parameter, be it zero
-            return images.new_zeros(len(images), 0) * (images.sum() + self.embed_texts(["."]).sum() + self.logit_scale)
-        distinct = list(dict.fromkeys(texts))
-        place = {text: i for i, text in enumerate(distinct)}
-        columns = torch.tensor([place[text] for text in texts], device=images.device)
-        return cosine_matrix(images, self.embed_texts(distinct))[:, columns]
+        numbers, columns = self.labels.texts_of(owned).unique(return_inverse=True)
+        some = numbers if len(numbers) else torch.zeros(1, dtype=torch.long)  # else encoders would have no gradient
+        texts = self.embed_token_ids(self.labels.token_ids[some].to(self.device))
+        return cosine_matrix(images, texts)[:, columns] + 0 * self.logit_scale
 
-    def _label_matrix(self, owned: Sequence[tuple[Label, ...]]) -> tuple[list[str], torch.Tensor]:
-        """The M texts of a batch of N images and what each image should score with each: (N, M), F-5 or F-12."""
-        labels = [label for row in owned for label in row]
+    def label_matrix(self, owned: Sequence[tuple[Label, ...]]) -> torch.Tensor:
+        """What each of N images should score with each of the M labels of a batch: (N, M), F-5 or F-12."""
+        config, rows = self.config, self.labels.rows_of(owned)
         owners = torch.tensor([i for i, row in enumerate(owned) for _ in row], dtype=torch.long)
-        texts = [self.wording(label) for label in labels]
-        categories = _numbered([label.category for label in labels])
-        if self.config["use_ssm"]:
-            matrix = soft.similarity_labels(
-                self.label_similarity(labels),
-                owners,
-                len(owned),
-                categories=categories if self.config["same_category_only"] else None,
-                clamp_min=self.config["clamp_min"],
-            )
-        else:
-            groups = categories if self.config["hard_labels"] == "category" else _numbered(texts)
-            matrix = soft.multi_hot_labels(owners, groups, len(owned))
-        return texts, matrix
+        categories = self.labels.categories[rows]
+        if not config.use_ssm:
+            groups = categories if config.hard_labels == "category" else self.labels.text_of[rows]
+            return soft.multi_hot_labels(owners, groups, len(owned))
+        return soft.similarity_labels(
+            self.labels.similarity[rows][:, rows],
+            owners,
+            len(owned),
+            categories=categories if config.same_category_only else None,
+            clamp_min=config.clamp_min,
+        )
 
     def label_similarity(self, labels: Sequence[Label]) -> torch.Tensor:
         """How alike the similarity model finds structured labels: (M, M), 1 on the diagonal (first half of F-5)."""
-        distinct = list(dict.fromkeys(labels))
-        place = {label: i for i, label in enumerate(distinct)}
-        columns = torch.tensor([place[label] for label in labels], dtype=torch.long)
-        if self.config["similarity_model"] == "ontology":
-            matrix = torch.from_numpy(ontology_similarity_matrix(distinct)).float()
-        else:
-            matrix = soft.text_similarity(self._similarity_vectors([self.wording(label) for label in distinct]))
-        return matrix[columns][:, columns]
+        if self.config.similarity_model == "ontology":
+            return torch.from_numpy(ontology_similarity_matrix(labels)).float()
+        texts = [self.wording(label) for label in labels]
+        distinct = list(dict.fromkeys(texts))
+        columns = torch.tensor([distinct.index(text) for text in texts], dtype=torch.long)
+        return soft.text_similarity(self._similarity_model()(distinct))[columns][:, columns]
 
-    def _similarity_vectors(self, texts: Sequence[str]) -> torch.Tensor:
-        new = [text for text in dict.fromkeys(texts) if text not in self._vectors]
-        if new:
-            vocabulary = [Label(s, None, c) for c in self.config["categories"] for s in (None, *SEVERITIES)]
-            centre = tuple(map(self.wording, vocabulary)) if self.config["centre_similarity"] else ()
-            self._vectors.update(zip(new, similarity_model(self.config["similarity_model"], centre)(new)))
-        return torch.stack([self._vectors[text] for text in texts]) if texts else torch.zeros(0, 1)
+    def _similarity_model(self) -> HashedTfidf | SentenceEncoder:
+        vocabulary = [Label(s, None, c) for c in self.config.categories for s in (None, *SEVERITIES)]
+        centre = tuple(map(self.wording, vocabulary)) if self.config.centre_similarity else ()
+        return similarity_model(self.config.similarity_model, centre)
 
     def score(self, images: torch.Tensor, queries: Sequence[Query]) -> torch.Tensor:
         return cosine_matrix(self.embed_images(images), self.class_embeddings(queries))
@@ -210,9 +193,9 @@ class MedFILIP(System):
 
         A system trained on whole reports is asked as the baseline is: affirming sentences minus those compared with.
         """
-        if not self.config["use_entities"]:
+        if not self.config.use_entities:
             return torch.stack([self._contrast(query) for query in queries])
-        known = self.config["categories"]
+        known = self.config.categories
         texts = [
             self.wording(Label(None, None, q.name)) if q.name in known else q.description or q.name for q in queries
         ]
@@ -234,6 +217,42 @@ def similarity_model(name: str, centre: tuple[str, ...] = ()) -> HashedTfidf | S
         return HashedTfidf([row["text"] for row in base()["categories"].values()])
     model = SentenceEncoder.stored() if name == "reports" else SentenceEncoder.from_hub(name)
     return model.centred(centre) if centre else model
+
+
+class LabelTable:
+    """All structured labels that a MedFILIP has met: their texts, word pieces, categories and similarity, each made once.
+
+    It grows when new labels come; what it says of a label does not depend on the others. Text 0 stands for no label.
+    """
+
+    def __init__(self, system: MedFILIP):
+        self._system = (system,)  # in a tuple: the system is no part of its own table
+        self.place: dict[Label, int] = {}
+        self.categories = self.text_of = torch.zeros(0, dtype=torch.long)  # numbers of each label's category and text
+        self.similarity = torch.zeros(0, 0)
+        self.token_ids = system.text_encoder.ids(["."])  # (texts, pieces)
+
+    def add(self, labels: Iterable[Label]) -> None:
+        """Take in the labels that are new."""
+        new = [label for label in dict.fromkeys(labels) if label not in self.place]
+        if not new:
+            return
+        system = self._system[0]
+        self.place.update({label: len(self.place) + i for i, label in enumerate(new)})
+        texts = [system.wording(label) for label in self.place]
+        self.categories = _numbered([label.category for label in self.place])
+        self.text_of = 1 + _numbered(texts)
+        self.token_ids = system.text_encoder.ids([".", *dict.fromkeys(texts)])
+        if system.config.use_ssm:
+            self.similarity = system.label_similarity(list(self.place))
+
+    def rows_of(self, owned: Sequence[tuple[Label, ...]]) -> torch.Tensor:
+        """The numbers (M,) of all labels of a batch, study by study. Raises KeyError for a label that was never added."""
+        return torch.tensor([self.place[label] for row in owned for label in row], dtype=torch.long)
+
+    def texts_of(self, owned: Sequence[tuple[Label, ...]]) -> torch.Tensor:
+        """The numbers (M,) of the texts of all labels of a batch."""
+        return self.text_of[self.rows_of(owned)]
 
 
 def _numbered(names: Sequence[str]) -> torch.Tensor:

@@ -5,8 +5,8 @@ The paper's formulas are lost: all of this is a reconstruction. Built in chapter
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +14,10 @@ from torch import nn
 
 from medvlp_lite.augment import strong_augment
 from medvlp_lite.components.uncertainty_staging import (
-    SCORES,
     WEIGHTS,
     bank_logits,
     class_bank,
     distillation_loss,
-    hint_loss,
     uncertainty,
     weighted_cross_entropy,
 )
@@ -31,72 +29,57 @@ from medvlp_lite.systems.base import LossTerms, Query, System
 
 STAGES = ("stage 0", "stage I", "stage II", "stage III")
 DISEASE = "pneumoconiosis"
-OPTIONS = {"weight": WEIGHTS, "score": SCORES, "data": ("bank", "hint"), "decide": ("head", "bank", "mean")}
+THETA = 0.5  # answers less uncertain than this count as certain
+SCALE = 1 / 0.07  # of cosines with the banks
+
+
+@dataclass(frozen=True)
+class MSKPTStagingConfig:
+    """The options of MSK-PT's second stage."""
+
+    image_encoder: str = "resnet_lite"  # a name of ``encoders.image.image_encoder``
+    image_size: int = 112  # side of the images in pixels
+    width: int = 128  # of the banks, which is the width of the teacher's shared space
+    text_weight: float = 1.0  # of distillation through the shared text feature (P-20); 0: without it
+    data_weight: float = 1.0  # of distillation through the shared data feature (P-19); 0: without it
+    gate: bool = True  # only images of which the teacher is certain teach (P-21); PromptKD's code has no gate
+    weight: str = "linear"  # of labelled samples by certainty (P-16): a name of WEIGHTS; "none" is plain cross-entropy
+    patience: int = 0  # training steps of plain cross-entropy first: a "gate" that nothing passes would never open
+
+    def __post_init__(self) -> None:
+        if self.weight not in WEIGHTS:
+            raise ValueError(f"weight must be one of {', '.join(WEIGHTS)}, got {self.weight!r}")
+
+    @property
+    def taught(self) -> bool:
+        """Whether a teacher is needed."""
+        return self.text_weight > 0 or self.data_weight > 0
 
 
 class MSKPTStaging(System):
     """A classifier of stages whose image encoder may start from a stage-1 system and be taught by it: P-22, a reconstruction.
 
-    ``text_weight`` and ``data_weight`` are the weights of distillation through the shared text and data features (0: without
-    it); ``data`` "bank" uses class means (P-19), "hint" each image's own vector. ``gate`` lets only those images teach of which
-    the teacher is surer than ``theta`` by ``score`` (P-21; PromptKD's code has no gate). ``weight`` and ``score`` are those of
-    ``weighted_cross_entropy`` (P-16), a mean over the labelled samples of each process; "none" is plain cross-entropy, and so are
-    the first ``patience`` training steps: a "gate" that nothing passes at the start would never open. ``decide`` takes the answer
-    from the linear "head" (P-14), the text "bank" (P-20) or their "mean"; the last two need distillation. ``strong`` scales the student's augmentation; the teacher sees images as the
-    batch brings them. ``start`` and ``labels`` say in words what it started from and which labels it saw. Call ``prepare`` before
-    training with a teacher. Raises ValueError for an option that does not exist, or ``decide`` without what it needs.
+    The teacher sees images as the batch brings them, the student with stronger augmentation. Call ``set_teacher`` before
+    training with a teacher.
     """
 
-    name = "staging"
+    name, Config = "staging", MSKPTStagingConfig
 
-    def __init__(
-        self,
-        tokenizer: ReportTokenizer,
-        *,
-        stages: Sequence[str] = STAGES,
-        image_encoder_name: str = "resnet_lite",
-        image_size: int = 112,
-        width: int = 128,
-        weight: str = "linear",
-        score: str = "max",
-        text_weight: float = 1.0,
-        data_weight: float = 1.0,
-        data: str = "bank",
-        gate: bool = True,
-        theta: float = 0.5,
-        temperature: float = 1.0,
-        scale: float = 1 / 0.07,
-        patience: int = 0,
-        strong: float = 1.0,
-        decide: str = "head",
-        start: str = "random weights",
-        labels: str = "all",
-    ):
-        super().__init__()
-        self.config = {key: value for key, value in locals().items() if key not in ("self", "tokenizer", "__class__")}
-        self.config["stages"] = list(stages)
-        for option, choices in OPTIONS.items():
-            if self.config[option] not in choices:
-                raise ValueError(f"{option} must be one of {', '.join(choices)}, got {self.config[option]!r}")
-        taught = text_weight > 0 or data_weight > 0
-        if decide != "head" and not taught:
-            raise ValueError(
-                f"decide={decide!r} compares with the bank, which only distillation trains for: "
-                "set text_weight or data_weight above 0, or decide='head'"
-            )
-        self.tokenizer = tokenizer
-        self.image_encoder = image_encoder(image_encoder_name, image_size)
-        hidden = self.image_encoder.width
-        self.head = nn.Linear(hidden, len(stages))
+    def __init__(self, tokenizer: ReportTokenizer, config: MSKPTStagingConfig | None = None):
+        config = config or MSKPTStagingConfig()
+        super().__init__(tokenizer, config)
+        self.image_encoder = image_encoder(config.image_encoder, config.image_size)
+        hidden, width = self.image_encoder.width, config.width
+        self.head = nn.Linear(hidden, len(STAGES))
         self.projector = (
-            nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, width)) if taught else None
+            nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, width)) if config.taught else None
         )
-        self.register_buffer("text_bank", torch.zeros(len(stages), width))
-        self.register_buffer("data_bank", torch.zeros(len(stages), width))
+        self.register_buffer("text_bank", torch.zeros(len(STAGES), width))
+        self.register_buffer("data_bank", torch.zeros(len(STAGES), width))
         self.register_buffer("steps_seen", torch.zeros((), dtype=torch.long))
         self._teacher: tuple[System, ...] = ()
 
-    def prepare(
+    def set_teacher(
         self, teacher: System, dataset: StudyDataset, descriptions: Sequence[str] | None = None
     ) -> MSKPTStaging:
         """Start from a stage-1 system: its image encoder is copied, its answers become the teacher, its features the banks.
@@ -105,13 +88,13 @@ class MSKPTStaging(System):
         text bank holds those instead. The teacher itself, not a copy, is put in evaluation mode and frozen. Raises ValueError when
         its vectors have another width, or a stage has no labelled study.
         """
-        missing = [name for k, name in enumerate(self.config["stages"]) if not (dataset.stages == k).any()]
+        missing = [name for k, name in enumerate(STAGES) if not (dataset.stages == k).any()]
         if missing:
             raise ValueError(f"no labelled study of {', '.join(missing)}: label at least one of each stage")
         teacher = teacher.eval().requires_grad_(False)
         self.image_encoder.load_state_dict(teacher.image_encoder.state_dict())
         labelled = [i for i, stage in enumerate(dataset.stages) if stage >= 0]
-        stages, classes = torch.from_numpy(dataset.stages[labelled]), len(self.config["stages"])
+        stages, classes = torch.from_numpy(dataset.stages[labelled]), len(STAGES)
         images = torch.from_numpy(dataset.images[labelled]).unsqueeze(1)
         reports = [findings_text(dataset.studies[i].report) for i in labelled]
         with torch.no_grad():
@@ -130,8 +113,6 @@ class MSKPTStaging(System):
         self.text_bank.copy_(text)
         self.data_bank.copy_(data)
         self._teacher = (teacher,)  # in a tuple: not a part of what is trained and saved
-        digest = hashlib.sha256(b"".join(p.detach().cpu().numpy().tobytes() for p in teacher.parameters())).hexdigest()
-        self.config["start"] = f"{teacher.name} {digest[:12]}"
         return self
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
@@ -142,45 +123,40 @@ class MSKPTStaging(System):
         """Features (B, C) as unit vectors (B, d) beside the banks; the features themselves where there is no projector."""
         return F.normalize(features if self.projector is None else self.projector(features), dim=-1)
 
-    def loss(self, batch: Batch) -> LossTerms:
-        options = self.config
-        images = strong_augment(batch.images, options["strong"]) if self.training else batch.images
+    def compute_loss(self, batch: Batch) -> LossTerms:
+        config = self.config
+        images = strong_augment(batch.images) if self.training else batch.images
         self.steps_seen += self.training
-        weight = options["weight"] if not self.training or self.steps_seen > options["patience"] else "none"
+        plain = self.training and config.patience and self.steps_seen <= config.patience
         features = self.features(images)
-        terms = {"labels": weighted_cross_entropy(
-            self.head(features), batch.stages, weight=weight, score=options["score"], threshold=options["theta"]
-        )}  # fmt: skip
-        if options["text_weight"] or options["data_weight"]:
+        # P-16: labelled samples count by how certain the answer is
+        weight = "none" if plain else config.weight
+        terms = {"labels": weighted_cross_entropy(self.head(features), batch.stages, weight=weight, threshold=THETA)}
+        if config.taught:
             terms |= self._distil(self.project(features), batch.images)
-        return LossTerms(terms, {"text": options["text_weight"], "data": options["data_weight"]})
+        return LossTerms(terms, {"text": config.text_weight, "data": config.data_weight})
 
     def _distil(self, student: torch.Tensor, images: torch.Tensor) -> dict[str, torch.Tensor]:
         if not self._teacher:
-            raise ValueError("distillation needs a teacher: call prepare(), or set text_weight and data_weight to 0")
-        options, terms = self.config, {}
+            raise ValueError(
+                "distillation needs a teacher: call set_teacher(), or set text_weight and data_weight to 0"
+            )
+        config, terms = self.config, {}
         with torch.no_grad():
             teacher = self._teacher[0].to(images.device).embed_images(images)
-        answers = bank_logits(teacher, self.text_bank, options["scale"])
-        sure = uncertainty(answers.softmax(dim=-1), options["score"]) < options["theta"] if options["gate"] else None
-        pick = {"temperature": options["temperature"], "keep": sure}
-        if options["text_weight"]:
-            terms["text"] = distillation_loss(bank_logits(student, self.text_bank, options["scale"]), answers, **pick)
-        if options["data_weight"] and options["data"] == "hint":
-            terms["data"] = hint_loss(student, teacher, keep=sure)
-        elif options["data_weight"]:
-            seen = (bank_logits(vectors, self.data_bank, options["scale"]) for vectors in (student, teacher))
-            terms["data"] = distillation_loss(*seen, **pick)
+        answers = bank_logits(teacher, self.text_bank, SCALE)
+        # P-21: which images the teacher is certain of
+        keep = uncertainty(answers.softmax(dim=-1)) < THETA if config.gate else None
+        if config.text_weight:  # P-20
+            terms["text"] = distillation_loss(bank_logits(student, self.text_bank, SCALE), answers, keep=keep)
+        if config.data_weight:  # P-19
+            seen = (bank_logits(vectors, self.data_bank, SCALE) for vectors in (student, teacher))
+            terms["data"] = distillation_loss(*seen, keep=keep)
         return terms
 
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:
-        """The probability of every stage (B, K), by the rule that ``decide`` names (P-23)."""
-        features = self.features(images)
-        head = self.head(features).float().softmax(dim=-1)
-        if self.config["decide"] == "head":
-            return head
-        bank = bank_logits(self.project(features), self.text_bank, self.config["scale"]).softmax(dim=-1)
-        return bank if self.config["decide"] == "bank" else (head + bank) / 2
+        """The probability of every stage (B, K), from the linear head (P-14, P-23)."""
+        return self.head(self.features(images)).float().softmax(dim=-1)
 
     def embed_images(self, images: torch.Tensor) -> torch.Tensor:
         return self.project(self.features(images))
@@ -203,6 +179,6 @@ class MSKPTStaging(System):
     def _place(self, query: Query) -> int:
         if query.name == DISEASE:
             return -1
-        if query.name not in self.config["stages"]:
-            raise ValueError(f"this system knows {DISEASE} and {', '.join(self.config['stages'])}, not {query.name!r}")
-        return self.config["stages"].index(query.name)
+        if query.name not in STAGES:
+            raise ValueError(f"this system knows {DISEASE} and {', '.join(STAGES)}, not {query.name!r}")
+        return STAGES.index(query.name)

@@ -1,0 +1,90 @@
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from medvlp_lite.encoders.sentence import STORED, HashedTfidf, SentenceEncoder, pretrain
+from medvlp_lite.encoders.text import ReportTokenizer
+from medvlp_lite.systems.base import System
+
+SENTENCES = [
+    f"{severity} {finding} in the {place}."
+    for severity in ("mild", "severe")
+    for finding in ("effusion", "nodule", "edema", "pneumothorax")
+    for place in ("left lung", "right lung", "base")
+]
+
+
+def test_hashed_vectors_put_related_texts_nearer():
+    texts = HashedTfidf(["opacity in the lung", "fluid in the pleural space", "air outside the lung"])
+    a, b, c = texts(["fluid in the pleural space", "pleural fluid on the left", "broken rib"])
+    assert a @ b > a @ c + 0.1
+    assert np.allclose(texts(["fluid in the pleural space"])[0], a) and torch.allclose(a.norm(), torch.tensor(1.0))
+    with pytest.raises(ValueError, match="at least one word"):
+        texts(["123"])
+
+
+def test_hashed_vectors_are_those_that_committed_weights_hold():
+    from pathlib import Path
+
+    import medvlp_lite
+    from medvlp_lite.reports.knowledge import describe
+
+    system = System.from_pretrained(Path(medvlp_lite.__file__).parent / "weights" / "medklip")
+    again = system.texts([describe(name) for name in system.config.entities])
+    assert torch.allclose(again, system.entity_vectors, atol=1e-6)
+
+
+def test_pretraining_learns_and_is_stored(tmp_path):
+    lines = []
+    tokenizer = ReportTokenizer.train(SENTENCES, 100)
+    model, losses = pretrain(SENTENCES, tokenizer, steps=60, batch_size=16, max_length=16, log=lines.append)
+    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10]) and len(lines) == 6
+    model.store(tmp_path, "made up")
+    again = SentenceEncoder.stored(tmp_path)
+    assert torch.allclose(again(SENTENCES[:3]), model(SENTENCES[:3]), atol=2e-2)
+    assert torch.allclose(again(SENTENCES[:3]).norm(dim=1), torch.ones(3), atol=1e-5)
+    assert again.centred(SENTENCES)(SENTENCES).mean(dim=0).norm() < again(SENTENCES).mean(dim=0).norm()
+    with pytest.raises(ValueError, match="needs at least as many sentences"):
+        pretrain(SENTENCES[:3], tokenizer, steps=1)
+    with pytest.raises(ValueError, match="trained here is stored"):
+        SentenceEncoder(lambda texts: None).store(tmp_path, "from elsewhere")
+
+
+def test_mean_pooling_leaves_padding_out():
+    states = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[3.0, 4.0], [9.0, 9.0]]])
+    model = SentenceEncoder(lambda texts: (states, torch.tensor([[True, True], [True, False]])))
+    assert torch.allclose(model(["a", "b"]), torch.tensor([[0.5**0.5, 0.5**0.5], [0.6, 0.8]]))
+
+
+def test_a_hub_model_that_is_not_here_is_named(tmp_path):
+    with pytest.raises(OSError, match="nothing' is not in the local cache"):
+        SentenceEncoder.from_hub(str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize("kind", ["bert", "mpnet"])
+def test_a_local_copy_of_a_published_model_gives_mean_states(tmp_path, kind):
+    from tokenizers import Tokenizer
+    from transformers import AutoModel, BertConfig, BertModel, MPNetConfig, MPNetModel, PreTrainedTokenizerFast
+
+    mine = Tokenizer.from_str(ReportTokenizer.train(SENTENCES, 100).definition)
+    mine.enable_padding(pad_id=0, pad_token="[PAD]", length=30)  # as published files ask for
+    PreTrainedTokenizerFast(tokenizer_object=mine, pad_token="[PAD]").save_pretrained(tmp_path)
+    sizes = {"vocab_size": mine.get_vocab_size(), "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = {"bert": BertConfig, "mpnet": MPNetConfig}[kind](**sizes, intermediate_size=16)
+    {"bert": BertModel, "mpnet": MPNetModel}[kind](config).save_pretrained(tmp_path)
+    model = SentenceEncoder.from_hub(str(tmp_path))
+    ids = torch.tensor([mine.encode(SENTENCES[0]).ids])
+    real = (ids != 0).long()
+    with torch.no_grad():
+        states = AutoModel.from_pretrained(tmp_path).eval()(input_ids=ids, attention_mask=real).last_hidden_state
+    expected = torch.nn.functional.normalize(states[0, real[0].bool()].mean(dim=0), dim=0)
+    assert torch.allclose(model([SENTENCES[0], "nodule"])[0], expected, atol=1e-5)
+
+
+def test_the_stored_model_is_the_one_that_is_described():
+    about = json.loads((STORED / "similarity_text.json").read_text(encoding="utf-8"))
+    assert about["sha256"] == hashlib.sha256((STORED / "similarity_text.safetensors").read_bytes()).hexdigest()
+    assert "phantom" in about["made_of"] and "no real report" in about["made_of"]

@@ -1,0 +1,37 @@
+"""One tiny untrained system of every kind, and what to ask it."""
+
+import torch
+from conftest import WORDS
+
+from medvlp_lite.encoders.text import ReportTokenizer
+from medvlp_lite.studies import StudyDataset
+from medvlp_lite.systems import convirt, maco, medfilip, medklip, mskpt, mskpt_staging, supervised
+from medvlp_lite.systems.base import Query, System
+
+STAGES = ("stage 0", "stage II", "pneumoconiosis")
+SIZE = {"image_size": 32}
+
+
+def build(name: str, dataset: StudyDataset, **options) -> System:
+    """A system of this name for images of side 32. Raises KeyError for a name that nobody told this function of."""
+    torch.manual_seed(0)
+    tokenizer = ReportTokenizer.train(dataset.reports, 120)
+    make = {
+        "convirt": lambda **o: convirt.ConVIRT(tokenizer, convirt.ConVIRTConfig(max_length=24, dim=16, **o)),
+        "maco": lambda **o: maco.MaCo(tokenizer, maco.MaCoConfig(max_length=24, dim=16, **o)),
+        "medfilip": lambda **o: medfilip.MedFILIP(tokenizer, medfilip.MedFILIPConfig(categories=WORDS, dim=16, **o)),
+        "medklip": lambda **o: medklip.MedKLIP(
+            tokenizer, medklip.MedKLIPConfig(**{"entities": WORDS, "width": 16, "heads": 2, "feedforward": 16, **o})
+        ),
+        "mskpt": lambda **o: mskpt.MSKPT(tokenizer, mskpt.MSKPTConfig(max_length=24, dim=16, **o)),
+        "staging": lambda **o: mskpt_staging.MSKPTStaging(
+            tokenizer, mskpt_staging.MSKPTStagingConfig(**{"text_weight": 0.0, "data_weight": 0.0, **o})
+        ),
+        "supervised": lambda **o: supervised.Supervised(tokenizer, supervised.SupervisedConfig(dataset.entities, **o)),
+    }[name]
+    return make(**SIZE, **options).eval()
+
+
+def queries(name: str) -> list[Query]:
+    """Three questions that a system of this name can answer."""
+    return [Query.about(word) for word in (STAGES if name == "staging" else ("effusion", "nodule", "edema"))]
