@@ -186,25 +186,12 @@ def _name_atherosclerosis(found: list[_Found]) -> None:
 
 
 def _mention(one: _Found, sentence: Sentence, lexicon: Lexicon) -> Mention:
-    concept, tokens = lexicon.concepts[one.concept], sentence.tokens
-    inside = [i for i in range(one.item.first, one.item.last - 1) if (tokens[i].lemma,) in lexicon.site_words]
-    where = sorted({*one.place.tokens, *inside})  # "pleural" of "pleural effusion" is a place, too
-    return Mention(
-        concept=concept.name,
-        entity=concept.entity,
-        category=concept.category,
-        present=one.status.present,
-        span=(tokens[one.item.first].start, tokens[one.item.last - 1].end),
-        sentence=(0, len(sentence.text)),
-        site=one.place.site,
-        zone=one.place.zone,
-        side=one.place.side,
-        severity=one.place.severity,
-        location=_location(where, sentence, lexicon),
-        negation=one.status.negation,
-        hedge=one.status.hedge,
-        strength=one.status.strength,
-    )
+    concept, state, where, tokens = lexicon.concepts[one.concept], one.status, one.place, sentence.tokens
+    inside = [i for i in range(one.item.first, one.item.last - 1) if tokens[i].lemma in lexicon.site_words]
+    location = _location(sorted({*where.tokens, *inside}), sentence, lexicon)  # the "pleural" of an effusion is a place
+    span, whole = (tokens[one.item.first].start, tokens[one.item.last - 1].end), (0, len(sentence.text))
+    seen = (where.site, where.zone, where.side, where.severity, location, state.negation, state.hedge, state.strength)
+    return Mention(concept.name, concept.entity, concept.category, state.present, span, whole, *seen)
 
 
 def _location(where: list[int], sentence: Sentence, lexicon: Lexicon) -> str | None:

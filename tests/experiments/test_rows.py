@@ -1,8 +1,7 @@
-from dataclasses import asdict
-
 """The rows as they are declared: what rows of one comparison share, and where they start from."""
 
 from collections import Counter
+from dataclasses import asdict
 
 import numpy as np
 import pytest
