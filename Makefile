@@ -9,18 +9,22 @@ CHECKED_BOOK := $(CURDIR)/_build/smoke
 export PYTHONPATH := $(CURDIR)
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: book test lint lock clean help
+.PHONY: book measured test lint lock clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make book   execute every chapter (MEDVLP_PROFILE=$${MEDVLP_PROFILE:-read}) and render _build/html/index.html"
-	@echo "make test   lint, unit tests, every chapter in profile smoke, strict build, checks on every page"
+	@echo "make test   lint, strict build that executes every chapter in profile smoke, unit tests, checks on every page"
+	@echo "make measured   make book, then keep the time and memory of this profile in book/measured.json"
 	@echo "make lint   ruff only        make lock   renew requirements.lock (needs uv)        make clean   remove what was built"
 
 book: export MEDVLP_PROFILE ?= read
 book: $(VENV)/.ready
 	@$(MEASURE) "make book" $(BUILD_BOOK)
 	@echo "Open _build/html/index.html"
+
+measured: book
+	@$(BIN)/python .ci/measure.py --keep _build/html/measured.json book/measured.json
 
 # All three parts run even when one fails, so that one run shows everything; pytest comes last.
 test: export MEDVLP_PROFILE := smoke

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from medvlp_lite.experiments.masking_cost import RATIOS, masking_cost
+from medvlp_lite.evaluation.efficiency import RATIOS, masking_cost
 from medvlp_lite.records.record import device_name
 
 SIZES = {"lite_p4": (56, (64, 1, 2)), "lite": (112, (64, 1, 2)), "b16": (224, (768, 4, 6))}

@@ -1,10 +1,11 @@
-"""The command ``medvlp-lite``: real data sets, training runs with records, and the committed results."""
+"""The command ``medvlp-lite``: real data sets, rows with their records, and the committed results."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from medvlp_lite import __version__
 
@@ -29,13 +30,41 @@ def add_data(commands: argparse._SubParsersAction) -> None:
 
 
 def add_train(commands: argparse._SubParsersAction) -> None:
-    """``medvlp-lite train``: one experiment of the book, over its seeds, with a record and weights."""
-    train = commands.add_parser("train", help="train and evaluate a system on phantoms; writes a record and weights")
-    train.add_argument("system", help="convirt, supervised, ...")
+    """``medvlp-lite train``: one row of the book's records, over its seeds, with its weights."""
+    train = commands.add_parser("train", help="train and evaluate a row on phantoms; writes a record and weights")
+    train.add_argument("system", help="convirt, supervised, ... ('medvlp-lite reproduce --list' names all)")
     train.add_argument("--profile", default="read", help="smoke, read, long or full (default: read)")
     train.add_argument("--seeds", type=int, nargs="+", help="default: the profile's own")
     train.add_argument("--out", default="runs", help="folder for <system>-<profile>.json and weights/<system>/")
     train.set_defaults(run=_train)
+
+
+def add_reproduce(commands: argparse._SubParsersAction) -> None:
+    """``medvlp-lite reproduce``: every row whose record is missing or stale."""
+    reproduce = commands.add_parser(
+        "reproduce", help="make every record that is missing or stale; can be killed, goes on"
+    )
+    reproduce.add_argument("--profile", default="read", help="smoke, read, long or full (default: read)")
+    reproduce.add_argument(
+        "--rows", nargs="+", default=["*"], help="names or patterns, such as 'medklip*' (default: all)"
+    )
+    reproduce.add_argument(
+        "--jobs", type=int, help="processes of one thread each (default: one per core, 1 with a GPU)"
+    )
+    reproduce.add_argument("--hours", type=float, help="stop then; the next run goes on")
+    reproduce.add_argument(
+        "--out", default="runs", help="folder for records, weights and unfinished work (default: runs)"
+    )
+    reproduce.add_argument("--list", action="store_true", help="only say what is missing or stale, and why")
+    reproduce.set_defaults(run=_reproduce)
+
+
+def add_check(commands: argparse._SubParsersAction) -> None:
+    """``medvlp-lite check``: one record, run again."""
+    check = commands.add_parser("check", help="run a record's first seed again and compare with the record's spread")
+    check.add_argument("record", help="a file such as book/results/convirt-long.json")
+    check.add_argument("--all", action="store_true", help="every seed")
+    check.set_defaults(run=_check_record)
 
 
 def add_evaluate(commands: argparse._SubParsersAction) -> None:
@@ -47,15 +76,12 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 
 def add_results(commands: argparse._SubParsersAction) -> None:
-    """``medvlp-lite results``: the committed records, a line each."""
-    results = commands.add_parser("results", help="list the records that stand behind the book's figures")
-    results.add_argument(
-        "--claims", action="store_true", help="work out the claims and keep each in the record it speaks of"
-    )
+    """``medvlp-lite results``: every claim with its verdict, then the records."""
+    results = commands.add_parser("results", help="list the papers' claims with verdicts, and the records behind them")
     results.set_defaults(run=_results)
 
 
-COMMANDS = (add_data, add_train, add_evaluate, add_results)
+COMMANDS = (add_data, add_train, add_reproduce, add_check, add_evaluate, add_results)
 """One function per top-level command: it adds its parser and sets ``run``, a function of the parsed arguments."""
 
 
@@ -118,46 +144,74 @@ def _check_one(name: str, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _writable(folder: str) -> Path:
+    """A folder that can be written, made where it is missing. Raises OSError when it cannot, before any work is done."""
+    import tempfile
+
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
+        raise OSError(f"{path} cannot be written ({error}); name another folder with --out") from error
+
+
 def _train(arguments: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from medvlp_lite import experiments
+    from medvlp_lite.cache import cache_folder
 
-    record, first = experiments.run(arguments.system, arguments.profile, seeds=arguments.seeds)
-    out = Path(arguments.out)
-    first.save_pretrained(out / "weights" / arguments.system)
-    print(f"{_summary(record)}\nwritten: {record.save(out)} and {out / 'weights' / arguments.system}")
+    row, profile = experiments.runner.row_of(arguments.system), experiments.profile_of(arguments.profile)
+    out, state = _writable(arguments.out), _writable(str(cache_folder() / "rows"))
+    record = experiments.runner.run_row(row, profile, out, arguments.seeds, print, state)
+    print(f"{_summary(record)}\nrecord and weights: {out}")
     return 0
+
+
+def _reproduce(arguments: argparse.Namespace) -> int:
+    import os
+
+    from medvlp_lite.experiments import profile_of, reproduce
+
+    profile = profile_of(arguments.profile)
+    if arguments.list:
+        for name, reason in reproduce.states(profile, Path(arguments.out)).items():
+            print(f"{name}: {reason or 'up to date'}")
+        return 0
+    jobs = arguments.jobs or (1 if reproduce.has_gpu() else os.cpu_count() or 1)
+    out = _writable(arguments.out)
+    left = reproduce.reproduce(profile, arguments.rows, jobs=jobs, hours=arguments.hours, out=out)
+    print(f"without a fresh record: {', '.join(left)}" if left else f"every selected record is in {out}")
+    return 1 if left else 0
+
+
+def _check_record(arguments: argparse.Namespace) -> int:
+    import tempfile
+
+    from medvlp_lite.experiments.reproduce import check
+    from medvlp_lite.records.record import RunRecord
+
+    record = RunRecord.load(arguments.record)
+    with tempfile.TemporaryDirectory() as folder:
+        return 0 if check(record, Path(folder), every_seed=arguments.all) else 1
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from medvlp_lite import experiments
+    from medvlp_lite.evaluation.zero_shot import zero_shot
     from medvlp_lite.systems.base import System
 
     data = experiments.phantom_data(experiments.profile_of(arguments.profile).studies)
-    result = experiments.zero_shot(System.from_pretrained(arguments.folder), data)
+    result = zero_shot(System.from_pretrained(arguments.folder), data)
     for name, interval in [*result["auc"].items(), ("macro mean", result["macro_auc"])]:
         print(f"{name:22s} AUC {interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]")
     return 0
 
 
-def _results(arguments: argparse.Namespace) -> int:
-    from medvlp_lite.claims import claims
-    from medvlp_lite.experiments import results_folder
-    from medvlp_lite.records.record import RunRecord
+def _results(_: argparse.Namespace) -> int:
+    from medvlp_lite.records import print_results
 
-    records = {path: RunRecord.load(path) for path in sorted(results_folder().glob("*.json"))}
-    for record in records.values():
-        print(_summary(record))
-    if not records:
-        print(f"no records in {results_folder()}")
-    by_name = {record.name: record for record in records.values() if record.profile == "long"}
-    for row in claims(by_name):
-        print(f"{row['verdict']:15s} {row['claim']}: {row['ours']}")
-    if arguments.claims:
-        for name, record in by_name.items():
-            record.claims = claims(by_name, name)
-            record.save(results_folder())
+    print_results()
     return 0
 
 

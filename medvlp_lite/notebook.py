@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
+import textwrap
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 PROFILES = ("smoke", "read", "full")
 Value = TypeVar("Value")
@@ -72,6 +77,7 @@ def begin(name: str, *, profile: str | None = None, seed: int = 0) -> Chapter:
     np.random.seed(seed)
     torch.manual_seed(seed)
     use_style()
+    _note_memory_at_exit(name)
     root = data_root()
     data = root if root.is_dir() and any(root.iterdir()) else None
     print(f"{name} | profile {profile} | seed {seed} | real data {'at hand' if data else 'not here'}")
@@ -79,11 +85,66 @@ def begin(name: str, *, profile: str | None = None, seed: int = 0) -> Chapter:
     return Chapter(name, profile, seed, data)
 
 
-def check(condition: bool, hint: str) -> None:
-    """Say that an exercise is solved, or raise AssertionError with a hint. ``hint`` must not give the answer away."""
+def _note_memory_at_exit(name: str) -> None:
+    """Leave this process's peak memory (MB) in the folder that MEDVLP_MEMORY names, for the page on the build."""
+    from medvlp_lite.records.record import peak_memory_mb
+
+    if folder := os.environ.get("MEDVLP_MEMORY"):
+        atexit.register(lambda: Path(folder, f"{name}.txt").write_text(f"{peak_memory_mb():.0f}", encoding="utf-8"))
+
+
+class NotYet(AssertionError):
+    """An answer that is not right yet. A notebook shows its one sentence, without a traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [str(self)]
+
+
+def require(condition: bool, hint: str) -> None:
+    """One part of a checker: raises NotYet with ``hint``, which must not give the answer away, unless ``condition``."""
     if not condition:
-        raise AssertionError(f"Not yet. {hint}")
-    print("Solved.")
+        raise NotYet(f"Not yet. {hint}")
+
+
+def exercise(kind: type | tuple[type, ...], expects: str) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
+    """Decorator of a checker, a function of one answer that calls ``require`` once for each part.
+
+    The checker then prints "Solved." once, after its last part. None, the answer of an untouched cell, prints what is
+    expected. An answer of another type, or one that cannot be used, raises NotYet with a hint.
+
+    Args:
+        kind: the type of an answer, for example ``dict``, ``numbers.Real`` or ``collections.abc.Callable``.
+        expects: the same in words, for example "a function of one position name".
+    """
+
+    def decorate(check: Callable[[Any], None]) -> Callable[[Any], None]:
+        @functools.wraps(check)
+        def checked(answer: Any) -> None:
+            if answer is None:
+                print(textwrap.fill(f"No answer yet. Expected: {expects}.", 76))
+                return
+            require(isinstance(answer, kind), f"Expected: {expects}. Got: {type(answer).__name__}.")
+            try:
+                check(answer)
+            except NotYet:
+                raise
+            except Exception as error:
+                raise NotYet(f"Not yet. {_what_failed(answer, error, expects)}") from error
+            print("Solved.")
+
+        checked.expects = expects
+        return checked
+
+    return decorate
+
+
+def _what_failed(answer: Any, error: Exception, expects: str) -> str:
+    """A hint on an error. Only one that the reader's own function raised is quoted: ours could give the answer away."""
+    file = getattr(getattr(answer, "__code__", None), "co_filename", None)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    if lines:
+        return f"Line {lines[-1]} of your cell raised {type(error).__name__}: {error}."
+    return f"The answer could not be used. Expected: {expects}."
 
 
 def glue(name: str, value: object) -> None:

@@ -7,6 +7,8 @@ import pytest
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from rendered import browser, pages  # noqa: F401 (fixtures of every test that reads the built book)
+
 from medvlp_lite.studies import Finding, Study, StudyDataset
 
 WORDS = ("opacity", "effusion", "nodule", "edema")

@@ -2,42 +2,17 @@
 
 import os
 import re
-import shutil
 import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import nbformat
 import pytest
 import yaml
 from bs4 import BeautifulSoup
+from rendered import HTML, ROOT, SHORTEST_TEXT, chapters
 
-ROOT = Path(__file__).parent.parent
-HTML = Path(os.environ.get("MEDVLP_BOOK", ROOT / "_build" / "html"))
-NOT_PAGES = {"index.html", "genindex.html", "search.html"}
-SHORTEST_TEXT = 15
-
-
-@pytest.fixture(scope="module")
-def pages() -> dict[str, BeautifulSoup]:
-    """Every page of the book by its path below HTML."""
-    if not (HTML / "index.html").is_file():
-        if "MEDVLP_BOOK" in os.environ:
-            pytest.fail(f"there is no book in {HTML}; its build failed")
-        pytest.skip(f"there is no book in {HTML}; run `make book` first")
-    found = {}
-    for path in sorted(HTML.rglob("*.html")):
-        name = path.relative_to(HTML).as_posix()
-        if name not in NOT_PAGES and not name.startswith("_"):
-            found[name] = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
-    return found
-
-
-def chapters(pages):
-    return {name: page for name, page in pages.items() if re.match(r"book/\d", name)}
-
+WIDEST_PRINT = 76
 
 # --- what one page owes its reader; each returns sentences, empty when all is well
 
@@ -85,6 +60,30 @@ def output_faults(page) -> list[str]:
     return found
 
 
+def wide_prints(page) -> list[str]:
+    """Printed lines that do not fit beside the contents; tables drawn as HTML are not printed."""
+    lines = [
+        line for tag in page.select(".cell_output .output > .highlight pre") for line in tag.get_text().splitlines()
+    ]
+    return [f"prints {len(line)} characters: {line[:50]!r}" for line in lines if len(line) > WIDEST_PRINT]
+
+
+def checker_faults(page) -> list[str]:
+    """Solutions that a checker does not call solved, and exercises that are solved before anyone has answered."""
+    found = []
+    for solution in page.select(".solution"):
+        said = [tag.get_text().split("\n") for tag in solution.select(".cell_output")]
+        if solution.select(".cell_input") and not any("Solved." in lines for lines in said):
+            found.append(f"the solution {solution.get('id')} is not called solved")
+        found += [f"{solution.get('id')} is called solved twice in a cell" for s in said if s.count("Solved.") > 1]
+    early = [
+        tag
+        for tag in page.select(".cell_output")
+        if "Solved." in tag.get_text() and not tag.find_parent(class_="solution")
+    ]
+    return found + [f"solved without an answer: {tag.get_text(' ', strip=True)[:60]}" for tag in early]
+
+
 def dead_links(name: str, page) -> list[str]:
     """Links to pages, files or places that do not exist in the book."""
     found = []
@@ -114,6 +113,10 @@ def fragment(text: str) -> BeautifulSoup:
     return BeautifulSoup(f'<article class="bd-article">{text}</article>', "html.parser")
 
 
+PRINTED = '<div class="cell_output"><div class="output stream"><div class="highlight"><pre>{}</pre></div></div></div>'
+SOLUTION = f'<div class="solution"><div class="cell_input"></div>{PRINTED}</div>'
+
+
 # --- the checks themselves can fail
 
 
@@ -132,6 +135,10 @@ def fragment(text: str) -> BeautifulSoup:
         ),
         (output_faults, '<div class="cell_output"><pre>UserWarning: old</pre></div>', '<div class="cell_output"><pre>loss 0.1</pre></div>'),
         (output_faults, '<div class="cell_output"><div class="output stderr">x</div></div>', "<p>a Warning: in prose</p>"),
+        (wide_prints, PRINTED.format("x" * 77), PRINTED.format("x" * 76 + "\n" + "y" * 76)),
+        (checker_faults, SOLUTION.format("Not yet."), SOLUTION.format("Solved.")),
+        (checker_faults, SOLUTION.format("Solved.\nSolved."), SOLUTION.format("0.25\nSolved.")),
+        (checker_faults, PRINTED.format("Solved."), PRINTED.format("No answer yet. Expected: a number.")),
     ],
 )  # fmt: skip
 def test_the_checks_see_what_they_look_for(check, bad, good):
@@ -176,6 +183,47 @@ def test_no_warning_or_error_is_left_on_a_page(pages):
 
 
 @pytest.mark.book
+def test_printed_lines_fit_the_page(pages):
+    found = [f"{name}: {fault}" for name, page in pages.items() for fault in wide_prints(page)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.book
+def test_solutions_are_solved_and_untouched_exercises_are_not(pages):
+    found = [f"{name}: {fault}" for name, page in chapters(pages).items() for fault in checker_faults(page)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.book
+def test_chapters_figures_and_exercises_carry_the_chapters_number(pages):
+    for name, page in chapters(pages).items():
+        number = str(int(re.search(r"book/(\d+)", name).group(1)))
+        assert page.select_one("h1 .section-number").get_text(strip=True) == number, name
+        captions = [tag.get_text(strip=True) for tag in page.select(".bd-article .caption-number")]
+        assert captions and all(re.match(rf"(Fig\.|Exercise) {number}\.\d+$", text) for text in captions), (
+            name,
+            captions,
+        )
+        listed = pages["book/index.html"].select_one(f'nav.bd-links a[href="{name.removeprefix("book/")}"]')
+        assert listed.get_text(strip=True).startswith(f"{number} "), name
+
+
+@pytest.mark.book
+def test_what_a_student_reads_stays_below_6000_lines(pages):
+    page = pages["book/how-to-run.html"]
+    rows = [
+        [cell.get_text(strip=True) for cell in row.select("td")]
+        for row in page.select("#how-the-library-is-organised tr")[1:]
+    ]
+    read = [row for row in page.select("#how-the-library-is-organised tr") if row.select_one("strong")]
+    lines = sum(int(row.select("td")[-1].get_text().replace(",", "")) for row in read)
+    assert len(read) == 7 and f"{lines:,} lines" in page.get_text() and lines < 6000
+    assert {row[0].split(".")[0] for row in rows} >= {
+        path.stem for path in (ROOT / "medvlp_lite").glob("[a-z]*") if path.is_dir() and list(path.glob("*.py"))
+    }
+
+
+@pytest.mark.book
 def test_every_link_inside_the_book_leads_somewhere(pages):
     found = [f"{name}: {fault}" for name, page in pages.items() for fault in dead_links(name, page)]
     assert not found, "\n".join(found)
@@ -192,10 +240,17 @@ def test_every_page_says_not_for_clinical_use(pages):
 
 
 @pytest.mark.book
-def test_every_chapter_was_executed(pages):
-    rows = pages["book/status.html"].select("table tr")[1:]
-    executed = {row.find("a").get_text(strip=True) for row in rows}
-    assert {name.removesuffix(".html") for name in chapters(pages)} <= executed
+def test_every_chapter_was_executed_and_measured(pages):
+    rows = [
+        [cell.get_text(strip=True) for cell in row.select("td")]
+        for row in pages["book/status.html"].select("table tr")[1:]
+    ]
+    executed = {row[0]: row[1:] for row in rows}
+    for name, page in chapters(pages).items():
+        title = page.select_one(".bd-article h1").get_text().removesuffix("#").strip()
+        time, memory, outcome = executed[title]
+        assert re.fullmatch(r"\d+\smin \d\d\ss", time) and outcome == "✓ yes", name
+        assert os.name == "nt" or memory.endswith("GiB"), f"{name} left no peak memory"
 
 
 @pytest.mark.book
@@ -216,195 +271,3 @@ def test_colab_links_name_tracked_files(pages):
             assert (ROOT / file).is_file() and (tracked is None or file in tracked), (
                 f"{name}: git does not track {file}"
             )
-
-
-# --- in a browser
-
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-]
-
-LOOK = """() => {
-  const article = document.querySelector(".bd-article");
-  const luminance = (rgb) => rgb.slice(0, 3).map((v) => v / 255)
-    .map((v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-  const numbers = (color) => (color.match(/[\\d.]+/g) || []).map(Number);
-  const ground = (element) => {
-    for (let e = element; e; e = e.parentElement) {
-      const c = numbers(getComputedStyle(e).backgroundColor);
-      if (c.length === 3 || c[3] === 1) return c;
-    }
-    return [255, 255, 255];
-  };
-  const faint = [];
-  for (const element of article.querySelectorAll("p, li, td, th, figcaption, .medvlp-sliders span")) {
-    if (!element.innerText || !element.innerText.trim() || !element.offsetParent) continue;
-    const color = getComputedStyle(element).color;
-    if (!color.startsWith("rgb(")) continue;
-    const [a, b] = [luminance(numbers(color)), luminance(ground(element))].sort((x, y) => y - x);
-    if ((a + 0.05) / (b + 0.05) < 4.5) faint.push(element.innerText.slice(0, 40));
-  }
-  return {width: document.documentElement.scrollWidth, window: window.innerWidth, faint: faint.slice(0, 3)};
-}"""
-
-MATH = """async () => {
-  if (!document.querySelector("span.math, div.math")) return {formulas: 0, drawn: 0, broken: 0, raw: ""};
-  for (let i = 0; i < 200 && window.MathJax && !(MathJax.startup && MathJax.startup.promise); i++)
-    await new Promise((done) => setTimeout(done, 50));
-  if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
-  const article = document.querySelector(".bd-article").cloneNode(true);
-  article.querySelectorAll("pre, code, script, style, mjx-container").forEach((element) => element.remove());
-  const raw = article.textContent.match(/\\\\\\(|\\\\\\[|\\\\begin\\{|\\$[^$\\n]{1,60}\\$/);
-  return {
-    formulas: document.querySelectorAll(".bd-article span.math, .bd-article div.math").length,
-    drawn: document.querySelectorAll(".bd-article mjx-container").length,
-    broken: document.querySelectorAll("mjx-merror, [data-mml-node='merror']").length,
-    raw: raw ? raw[0] : "",
-  };
-}"""
-
-
-def chromium() -> str | None:
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-    return next((path for path in map(shutil.which, names) if path), None)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    path = chromium()
-    if path is None:
-        pytest.skip("no Chromium on this machine; on Debian and Ubuntu: apt-get install chromium")
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield running
-        running.close()
-
-
-def visit(browser, name: str, file: Path) -> list[str]:
-    """Open a page from disk with the network off, light and dark, wide and narrow; what is wrong, one sentence each."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
-    wanted, errors = [], []
-
-    def only_from_disk(route):
-        if route.request.url.startswith(("file:", "data:", "blob:")):
-            route.continue_()
-        else:
-            wanted.append(route.request.url)
-            route.abort()
-
-    context.route("**/*", only_from_disk)
-    page = context.new_page()
-    page.on("console", lambda message: errors.append(message.text[:120]) if message.type == "error" else None)
-    page.on("pageerror", lambda error: errors.append(str(error)[:120]))
-    page.goto(file.as_uri(), wait_until="load")
-    math = page.evaluate(MATH)
-    found = [f"asks the network for {url}" for url in wanted] + [f"console: {error}" for error in errors]
-    if math["drawn"] < math["formulas"] or math["broken"] or math["raw"]:
-        found.append(f"formulas are not drawn: {math}")
-    for mode in ("light", "dark"):
-        page.evaluate("mode => { document.documentElement.dataset.theme = mode; }", mode)
-        for width in (1280, 390):
-            page.set_viewport_size({"width": width, "height": 900})
-            page.wait_for_timeout(30)
-            seen = page.evaluate(LOOK)
-            if seen["width"] > seen["window"]:
-                found.append(f"{mode}, {width} px: is {seen['width']} px wide")
-            if seen["faint"]:
-                found.append(f"{mode}, {width} px: hard to read: {seen['faint']}")
-    context.close()
-    return [f"{name}: {fault}" for fault in found]
-
-
-@pytest.mark.book
-def test_every_page_in_a_browser_without_network(pages, browser):
-    found = [fault for name in pages for fault in visit(browser, name, HTML / name)]
-    assert not found, "\n".join(found)
-
-
-@pytest.mark.book
-def test_sliders_work_without_a_kernel(pages, browser):
-    with_slider = [name for name, page in pages.items() if page.find(class_="medvlp-explore")]
-    for name in with_slider:
-        page = browser.new_page()
-        page.goto((HTML / name).as_uri())
-        figure = page.locator(".medvlp-explore").first
-        shown = figure.locator("img:not([hidden])")
-        first = shown.get_attribute("alt")
-        slider = figure.locator("input").last
-        slider.focus()
-        slider.press("ArrowRight")
-        assert shown.count() == 1 and shown.get_attribute("alt") != first, f"{name}: the slider does not move"
-        assert slider.get_attribute("aria-valuetext") in shown.get_attribute("alt")
-        page.close()
-
-
-def test_the_browser_check_sees_faults(browser, tmp_path):
-    file = tmp_path / "page.html"
-    file.write_text(
-        '<!doctype html><html data-theme="light"><body><img src="https://cdn.example/a.png">'
-        '<article class="bd-article"><p style="width:600px;color:#ddd;background:#fff">faint</p>'
-        '<span class="math">\\(a\\)</span></article></body></html>',
-        encoding="utf-8",
-    )
-    found = "\n".join(visit(browser, "page", file))
-    for fault in ("asks the network", "formulas are not drawn", "390 px: is 6", "hard to read"):
-        assert fault in found
-
-
-# --- the build itself
-
-
-def build(folder: Path) -> subprocess.CompletedProcess:
-    """Build the book in ``folder`` with the options that the Makefile uses."""
-    options = re.search(r"^BUILD_BOOK := \S+/jupyter-book (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE).group(
-        1
-    )
-    program = shutil.which("jupyter-book", path=str(Path(sys.executable).parent)) or "jupyter-book"
-    environment = os.environ | {"PYTHONPATH": str(folder)}
-    command = [program, *options.split()]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-
-
-@pytest.fixture
-def small_book(tmp_path):
-    """This book's frame with one chapter that shows a number from one module."""
-    shutil.copy(ROOT / "_config.yml", tmp_path)
-    shutil.copytree(ROOT / "book" / "_static", tmp_path / "book" / "_static")
-    (tmp_path / "book" / "references.bib").write_text("", encoding="utf-8")
-    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/index\nchapters:\n  - glob: book/[0-9]*\n")
-    (tmp_path / "book" / "index.md").write_text("# A small book\n", encoding="utf-8")
-    (tmp_path / "library.py").write_text("ANSWER = 41_000\n", encoding="utf-8")
-    cells = [
-        nbformat.v4.new_markdown_cell("# One chapter"),
-        nbformat.v4.new_code_cell("import library\nprint('the answer is', library.ANSWER)"),
-    ]
-    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), tmp_path / "book" / "01_one.ipynb")
-    return tmp_path
-
-
-def test_a_changed_library_shows_at_once_and_an_error_fails_every_time(small_book):
-    page = small_book / "_build" / "html" / "book" / "01_one.html"
-    first = build(small_book)
-    assert first.returncode == 0, first.stdout + first.stderr
-    assert "the answer is 41000" in page.read_text(encoding="utf-8")
-
-    (small_book / "library.py").write_text("ANSWER = 42_000\n", encoding="utf-8")
-    second = build(small_book)
-    assert second.returncode == 0, second.stdout + second.stderr
-    assert "the answer is 42000" in page.read_text(encoding="utf-8"), "the page kept the old number"
-
-    (small_book / "library.py").write_text("ANSWER = 1 / 0\n", encoding="utf-8")
-    for attempt in ("first", "second"):
-        failed = build(small_book)
-        assert failed.returncode != 0, f"the {attempt} build of a broken chapter passed"
-        said = failed.stdout + failed.stderr
-        assert "01_one.ipynb" in said and "ZeroDivisionError" in said, "the message names neither chapter nor error"
-
-
-def test_a_warning_fails_the_build(small_book):
-    (small_book / "book" / "index.md").write_text("# A small book\n\n[nowhere](no-such-page.md)\n", encoding="utf-8")
-    assert build(small_book).returncode != 0

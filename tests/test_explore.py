@@ -62,8 +62,11 @@ def test_matplotlib_figures_are_drawn_and_closed():
 
     figure, axis = plt.subplots()
     axis.plot([0, 1])
-    explore([figure], ["line"], **WORDS)
+    explorer = explore([figure], ["line"], **WORDS)
     assert not plt.fignum_exists(figure.number)
+    width = Image.open(io.BytesIO(explorer.pictures[0])).width
+    assert soup(explorer).find("img")["style"] == f"min-width:{round(width * 0.67)}px"
+    assert not soup(explore(GREY, "abc", **WORDS)).find("img").has_attr("style")
 
 
 def test_text_is_escaped():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from bs4 import BeautifulSoup
 
-from medvlp_lite.figures.reports import _spread, highlight, plot_adjacency
+from medvlp_lite.figures.reports import draw_statements, highlight, plot_adjacency, spread_labels
 from medvlp_lite.reports import adjacency, extract, mentions
 
 REPORT = (
@@ -59,10 +59,18 @@ def test_the_matrix_names_what_is_known_only():
 
 
 def test_labels_are_moved_apart():
-    spots = _spread(np.array([3, 4, 5, 20, 50]), 2.0)
+    spots = spread_labels(np.array([3, 4, 5, 20, 50]), 2.0)
     assert np.diff(spots).min() > 1.99 and abs(spots[1] - 4) < 0.01 and list(spots[3:]) == [20, 50]
 
 
 def test_a_matrix_of_another_shape_is_refused():
     with pytest.raises(ValueError, match="51 positions x 75 entities"):
         plot_adjacency(np.zeros((75, 51)), title="turned")
+
+
+def test_statements_are_framed_and_named():
+    axes = draw_statements("No edema, left effusion.", [(3, 8, False), (15, 23, True)]).axes[0]
+    assert [text.get_text() for text in axes.texts if len(text.get_text()) > 1] == ["absent", "present"]
+    assert [(frame.get_x(), frame.get_width()) for frame in axes.patches] == [(3, 5), (15, 8)]
+    with pytest.raises(ValueError, match="90 characters"):
+        draw_statements("x" * 90, [])

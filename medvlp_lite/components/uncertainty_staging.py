@@ -197,5 +197,5 @@ def triage(probabilities: np.ndarray, theta: float, kind: str = "max") -> Triage
 
     A case that lies on the threshold is referred.
     """
-    unsure = uncertainty(torch.as_tensor(probabilities), kind).numpy()
+    unsure = uncertainty(torch.as_tensor(probabilities), kind).cpu().numpy()
     return Triage(np.asarray(probabilities).argmax(axis=1), unsure, unsure < theta)

@@ -12,7 +12,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from medvlp_lite.evaluation.grounding import upsample
+from medvlp_lite.evaluation.grounding import positive_studies, upsample
+from medvlp_lite.evaluation.inference import BATCH, image_batches
+from medvlp_lite.studies import StudyDataset
+from medvlp_lite.systems.base import System
 
 
 def grad_cam(
@@ -49,3 +52,31 @@ def energy_inside(heat: np.ndarray, region: np.ndarray) -> float:
         raise ValueError("the map has negative values; cut them to 0 first")
     fine = upsample(heat, *region.shape)
     return float(fine[region].sum() / fine.sum()) if fine.sum() > 0 else float("nan")
+
+
+def stage_maps(system: System, dataset: StudyDataset, classes: np.ndarray) -> np.ndarray:
+    """Grad-CAM (C-6) of the given stage of every image: (N, h, w)."""
+    system.eval()
+    found = []
+    for start, images in zip(range(0, len(dataset), BATCH), image_batches(dataset, system.device)):
+        chosen = torch.as_tensor(classes[start : start + len(images)])
+        found.append(
+            grad_cam(system.image_encoder, lambda maps: system.head(maps.mean(dim=(2, 3))), images, chosen).cpu()
+        )
+    return torch.cat(found).cpu().numpy()
+
+
+def stage_map_energy(system: System, dataset: StudyDataset, entity: str, limit: int = 300) -> dict[str, float]:
+    """Mean energy of the true stage's map inside the true mask of ``entity``, on the first ``limit`` diseased studies.
+
+    "uniform" is what a uniform map would score there.
+    """
+    found = positive_studies(dataset, entity, limit)
+    found = [(i, region) for i, region in found if dataset.stages[i] > 0]
+    if not found:
+        return {"energy": float("nan"), "uniform": float("nan"), "count": 0}
+    rows = [i for i, _ in found]
+    maps = stage_maps(system, dataset.subset(rows), dataset.stages[rows])
+    inside = [energy_inside(heat, region) for heat, (_, region) in zip(maps, found)]
+    uniform = float(np.mean([region.mean() for _, region in found]))
+    return {"energy": float(np.nanmean(inside)), "uniform": uniform, "count": len(found)}

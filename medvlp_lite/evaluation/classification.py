@@ -1,42 +1,17 @@
-"""Zero-shot classification: from scores to AUC with an interval, thresholds, and calibration.
+"""From scores to AUC with an interval, thresholds, and calibration.
 
 Built in chapter 03_contrastive_baseline.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
 
-from medvlp_lite.studies import StudyDataset
-from medvlp_lite.systems.base import Query, System
-
-
-def image_batches(dataset: StudyDataset, device: torch.device, size: int = 64) -> Iterator[torch.Tensor]:
-    """The images of a data set in order, as float batches (<= size, 1, H, W) in [0, 1] on ``device``."""
-    for start in range(0, len(dataset), size):
-        images = torch.from_numpy(dataset.images[start : start + size])
-        yield images.unsqueeze(1).to(device).float().div_(255)
-
-
-@torch.no_grad()
-def score_dataset(system: System, dataset: StudyDataset, queries: Sequence[Query]) -> np.ndarray:
-    """The system's scores of every image for every query: float (N, Q)."""
-    system.eval()
-    scores = [system.score(images, queries).float().cpu() for images in image_batches(dataset, system.device)]
-    return torch.cat(scores).numpy()
-
-
-@torch.no_grad()
-def embed_dataset(system: System, dataset: StudyDataset) -> np.ndarray:
-    """The system's image vectors: float (N, d)."""
-    system.eval()
-    vectors = [system.embed_images(images).float().cpu() for images in image_batches(dataset, system.device)]
-    return torch.cat(vectors).numpy()
+from medvlp_lite.evaluation.intervals import RESAMPLES, Interval, percentile_interval, resample_counts
 
 
 def auc(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -53,16 +28,21 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
     return float(roc_auc_score(labels[known], scores[known]))
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A value with the bounds of its 95 % interval."""
+def resampled_auc(labels: np.ndarray, scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """AUC (R,) of R resamples that hold study n ``counts[r, n]`` times, all at once; NaN where a class is missing.
 
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+    Studies are sorted by score once; each resample then adds up, value by value, the pairs it holds in the right order,
+    ties as a half (C-2). ``labels`` and ``scores`` are (N,), ``counts`` (R, N).
+    """
+    known = np.flatnonzero(~np.isnan(labels))
+    order = known[np.argsort(scores[known], kind="stable")]
+    starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) > 0])
+    drawn, positive = counts[:, order], labels[order] == 1
+    positives, negatives = (np.add.reduceat(drawn * rows, starts, axis=1) for rows in (positive, ~positive))
+    below = np.cumsum(negatives, axis=1) - negatives / 2
+    pairs = positives.sum(axis=1) * negatives.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        return np.where(pairs > 0, (positives * below).sum(axis=1) / pairs, np.nan)
 
 
 @dataclass(frozen=True)
@@ -75,7 +55,7 @@ class AucTable:
 
 def auc_table(
     labels: np.ndarray, scores: np.ndarray, names: Sequence[str], *, groups: Sequence[str] | None = None,
-    resamples: int = 200, seed: int = 0,
+    resamples: int = RESAMPLES, seed: int = 0,
 ) -> AucTable:  # fmt: skip
     """AUC per class and macro, with percentile bootstrap intervals (95 %).
 
@@ -85,34 +65,14 @@ def auc_table(
     """
     if labels.shape != scores.shape or labels.shape[1] != len(names):
         raise ValueError(f"labels {labels.shape}, scores {scores.shape} and {len(names)} names do not fit together")
-    if groups is not None and len(groups) != len(labels):
-        raise ValueError(f"{len(groups)} groups do not fit {len(labels)} studies")
-    values = _aucs(labels, scores)
-    if np.isnan(values).all():
+    values = np.asarray([auc(labels[:, c], scores[:, c]) for c in range(len(names))])
+    scored = np.flatnonzero(~np.isnan(values))
+    if not len(scored):
         raise ValueError("no class has both positive and negative studies; nothing can be scored")
-    draws = np.asarray([_aucs(labels[r], scores[r]) for r in _resamples(len(labels), groups, resamples, seed)])
-    scored = ~np.isnan(values)
-    per_class = {name: _interval(values[c], draws[:, c]) for c, name in enumerate(names) if scored[c]}
-    return AucTable(per_class, _interval(values[scored].mean(), np.nanmean(draws[:, scored], axis=1)))
-
-
-def _aucs(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    return np.asarray([auc(labels[:, c], scores[:, c]) for c in range(labels.shape[1])])
-
-
-def _resamples(count: int, groups: Sequence[str] | None, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    generator = np.random.default_rng(seed)
-    _, member = np.unique(np.arange(count) if groups is None else np.asarray(groups), return_inverse=True)
-    order = np.argsort(member, kind="stable")
-    rows_of = np.split(order, np.cumsum(np.bincount(member))[:-1])
-    for _ in range(resamples):
-        drawn = generator.integers(0, len(rows_of), len(rows_of))
-        yield np.concatenate([rows_of[g] for g in drawn])
-
-
-def _interval(value: float, draws: np.ndarray) -> Interval:
-    low, high = np.nanpercentile(draws, [2.5, 97.5])
-    return Interval(float(value), float(low), float(high))
+    counts = resample_counts(len(labels), groups, resamples, seed)
+    draws = np.stack([resampled_auc(labels[:, c], scores[:, c], counts) for c in scored])
+    per_class = {names[c]: percentile_interval(values[c], own) for c, own in zip(scored, draws)}
+    return AucTable(per_class, percentile_interval(values[scored].mean(), np.nanmean(draws, axis=0)))
 
 
 @dataclass(frozen=True)
@@ -174,6 +134,22 @@ def decide(
         sensitivity=tp / max(tp + fn, 1),
         specificity=tn / max(tn + fp, 1),
     )
+
+
+def mean_max_f1(
+    labels: dict[str, np.ndarray], scores: dict[str, np.ndarray], threshold_from: str = "val"
+) -> dict[str, float]:
+    """Mean "f1" and "accuracy" over the "classes" that are positive in both parts, each at its best threshold (C-3).
+
+    ``labels`` and ``scores`` hold (N, Q) of "val" and "test". NaN when there is no such class.
+    """
+    rows = [
+        max_f1((labels["test"][:, c], scores["test"][:, c]), (labels["val"][:, c], scores["val"][:, c]), threshold_from)
+        for c in range(labels["test"].shape[1])
+        if all((labels[part][:, c] == 1).any() for part in ("val", "test"))
+    ]
+    mean = {name: float(np.mean([getattr(row, name) for row in rows])) if rows else float("nan") for name in ("accuracy", "f1")}  # fmt: skip
+    return {**mean, "classes": len(rows)}
 
 
 def max_f1(
@@ -246,36 +222,3 @@ def roc_points(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.n
     known = ~np.isnan(labels)
     false_positive, true_positive, _ = roc_curve(labels[known], scores[known])
     return false_positive, true_positive
-
-
-def nearest_neighbour_purity(vectors: np.ndarray, groups: Sequence[object], neighbours: int = 10) -> float:
-    """The share of each point's nearest neighbours (cosine) that belong to its own group, averaged: a number beside a t-SNE
-    that does not depend on the picture. Chance is the sum of squared group shares.
-
-    Raises ValueError when there are not more points than neighbours.
-    """
-    from sklearn.neighbors import NearestNeighbors
-
-    groups = np.asarray(groups)
-    if len(groups) <= neighbours:
-        raise ValueError(f"need more than {neighbours} points, got {len(groups)}")
-    index = NearestNeighbors(n_neighbors=neighbours + 1, metric="cosine").fit(vectors)
-    found = index.kneighbors(vectors, return_distance=False)
-    others = [[i for i in row if i != own][:neighbours] for own, row in enumerate(found)]
-    return float(np.mean(groups[np.asarray(others)] == groups[:, None]))
-
-
-def mean_ci(values: Sequence[float]) -> Interval:
-    """Mean over seeds with a 95 % interval from Student's t; the interval of a single value is NaN."""
-    from scipy.stats import t
-
-    values = np.asarray(values, dtype=float)
-    if len(values) < 2:
-        return Interval(float(values.mean()), float("nan"), float("nan"))
-    half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return Interval(float(values.mean()), float(values.mean() - half), float(values.mean() + half))
-
-
-def queries_about(names: Sequence[str], descriptions: Mapping[str, str] | None = None) -> list[Query]:
-    """One standard query per name, with a description where one is given."""
-    return [Query.about(name, (descriptions or {}).get(name, "")) for name in names]

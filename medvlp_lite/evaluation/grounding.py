@@ -1,4 +1,4 @@
-"""Does the map lie where the finding is? Pointing game, overlap, detection, and three baselines that never look (C-4, K-12).
+"""Does the map lie where the finding is? Pointing game, overlap, detection, phrase grounding, and baselines that never look (C-4, K-12, M-10).
 
 Maps are (h, w) on a system's own grid; regions are masks (H, W) at image resolution, bool or whole numbers, where all but 0
 is inside (official masks count overlapping boxes). Built in chapter 04_entity_fusion.
@@ -6,12 +6,22 @@ is inside (official masks count overlapping boxes). Built in chapter 04_entity_f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
+import torch
 from scipy import ndimage
 
+from medvlp_lite.components.masked_contrastive import patch_weights, phrase_maps, smooth_maps, upsample_maps
+from medvlp_lite.evaluation.inference import Parts, heatmaps, image_batches
+from medvlp_lite.phantom.patients import ENTITIES
+from medvlp_lite.studies import StudyDataset
+from medvlp_lite.systems.base import Query, System
+
+LARGE_FINDINGS = ("cardiomegaly", "edema", "pneumoconiosis")  # fill half of the chest: any map hits them
+TAUS = (None, 1.0, 0.1, 0.05, 0.02, 0.01)
 MACO_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 
 
@@ -21,13 +31,21 @@ def upsample(heat: np.ndarray, height: int, width: int) -> np.ndarray:
     return heat[np.ix_(rows, np.arange(width) * heat.shape[1] // width)]
 
 
-def pointing_game(heat: np.ndarray, region: np.ndarray, tolerance: int = 0) -> bool:
-    """Does a place where the map is largest lie in the region? A constant map is largest everywhere and always hits.
+POINTING_RULES = ("centre", "any")
 
-    Cells that are NaN (outside a crop) are passed over. ``tolerance`` counts grid cells by which the region is widened first: a line thinner than a cell is else missed by
-    maps that are right. Raises ValueError for an empty region or a map of nothing but NaN.
+
+def pointing_game(heat: np.ndarray, region: np.ndarray, tolerance: int = 0, rule: str = "centre") -> float:
+    """The share of a map's largest cells whose centre lies in the region: 1 or 0 for one cell, between for ties.
+
+    A map that is constant thus scores the region's share of the image. ``rule`` "any" gives 1 as soon as a largest cell
+    touches the region, as the released code counts; ties then get as many tries as there are cells.
+    Cells that are NaN (outside a crop) are passed over. ``tolerance`` counts grid cells by which the region is widened
+    first: a line thinner than a cell is else missed by maps that are right.
+    Raises ValueError for an empty region, a map of nothing but NaN or an unknown rule.
     """
     region = _mask(region)
+    if rule not in POINTING_RULES:
+        raise ValueError(f"rule must be one of {', '.join(POINTING_RULES)}, got {rule!r}")
     if not region.any():
         raise ValueError("the region is empty; grounding is scored on positive studies only")
     if np.isnan(heat).all():
@@ -35,8 +53,14 @@ def pointing_game(heat: np.ndarray, region: np.ndarray, tolerance: int = 0) -> b
     if tolerance:
         cell = max(region.shape[0] // heat.shape[0], region.shape[1] // heat.shape[1], 1)
         region = ndimage.binary_dilation(region, np.ones((3, 3)), iterations=tolerance * cell)
-    finer = np.maximum(heat.shape, region.shape)
-    return bool((upsample(heat == np.nanmax(heat), *finer) & upsample(region, *finer)).any())
+    largest = heat == np.nanmax(heat)
+    if rule == "any":
+        finer = np.maximum(heat.shape, region.shape)
+        return float((upsample(largest, *finer) & upsample(region, *finer)).any())
+    cells = [
+        (2 * places + 1) * side // (2 * n) for places, side, n in zip(np.nonzero(largest), region.shape, heat.shape)
+    ]
+    return float(region[tuple(cells)].mean())
 
 
 def _mask(region: np.ndarray) -> np.ndarray:
@@ -87,10 +111,7 @@ def scaled(heat: np.ndarray, low: float = 0.0, high: float = 1.0) -> np.ndarray:
 
 
 def miou(
-    heat: np.ndarray,
-    region: np.ndarray,
-    thresholds: Sequence[float] = MACO_THRESHOLDS,
-    empty: float = float("nan"),
+    heat: np.ndarray, region: np.ndarray, thresholds: Sequence[float] = MACO_THRESHOLDS, empty: float = float("nan")
 ) -> float:
     """Mean IoU over thresholds of the map stretched to [-1, 1], strictly greater, as MaCo scores it (C-4).
 
@@ -109,7 +130,7 @@ def miou(
     ]))  # fmt: skip
 
 
-def best_threshold(heats: Sequence[np.ndarray], regions: Sequence[np.ndarray], steps: int = 100) -> float:
+def best_iou_threshold(heats: Sequence[np.ndarray], regions: Sequence[np.ndarray], steps: int = 100) -> float:
     """The threshold on stretched maps (steps of 1 / ``steps``) with the largest mean IoU. Call it on validation studies.
 
     Raises ValueError when nothing is given.
@@ -141,7 +162,10 @@ def regions_hit(predicted: np.ndarray, regions: Sequence[np.ndarray], at_iou: fl
 
 @dataclass(frozen=True)
 class GroundingScore:
-    """Grounding of one finding over its positive studies; ``detection_*`` at IoU 0.1; ``threshold`` came from validation."""
+    """Grounding of one finding over its positive studies; ``detection_*`` at IoU 0.1; ``threshold`` came from validation.
+
+    ``pointing_any`` is the pointing game by the released rule.
+    """
 
     studies: int
     pointing: float
@@ -152,6 +176,7 @@ class GroundingScore:
     detection_recall: float
     detection_precision: float
     threshold: float
+    pointing_any: float
 
 
 def score_grounding(
@@ -176,14 +201,15 @@ def score_grounding(
     truths = sum(len(part) for part in parts)
     return GroundingScore(
         studies=len(heats),
-        pointing=float(np.mean([pointing_game(h, r) for h, r in zip(heats, regions)])),
-        pointing_one_cell=float(np.mean([pointing_game(h, r, tolerance=1) for h, r in zip(heats, regions)])),
+        pointing=float(np.mean([pointing_game(*pair) for pair in zip(heats, regions)])),
+        pointing_one_cell=float(np.mean([pointing_game(*pair, tolerance=1) for pair in zip(heats, regions)])),
         iou=float(np.nanmean([iou(full > threshold, region) for full, region in known])),
         dice=float(np.nanmean([dice(full > threshold, region) for full, region in known])),
         cnr=float(np.nanmean([contrast_to_noise(h, r) for h, r in zip(heats, regions)])),
         detection_recall=float(found[:, 0].sum() / max(truths, 1)),
         detection_precision=float(found[:, 1].sum() / max(found[:, 2].sum(), 1)),
         threshold=threshold,
+        pointing_any=float(np.mean([pointing_game(h, r, rule="any") for h, r in zip(heats, regions)])),
     )
 
 
@@ -216,3 +242,103 @@ def average_lesion(regions: Sequence[np.ndarray], grid: int) -> np.ndarray:
     total = np.mean([region.astype(float) for region in regions], axis=0)
     sums = np.add.reduceat(np.add.reduceat(total, step[0][:-1], axis=0), step[1][:-1], axis=1)
     return sums / np.outer(np.diff(step[0]), np.diff(step[1]))
+
+
+def positive_studies(dataset: StudyDataset, name: str, limit: int) -> list[tuple[int, np.ndarray]]:
+    """Place and region (H, W) of the first ``limit`` studies in which this entity is present and its place known."""
+    rows = []
+    for index, study in enumerate(dataset.studies):
+        region = study.region(name, dataset.size, dataset.size) if study.label(name) == 1 else None
+        if region is not None and region.any():
+            rows.append((index, region))
+        if len(rows) == limit:
+            break
+    return rows
+
+
+def grounding(system: System, data: Parts, names: Sequence[str] = ENTITIES, limit: int = 150) -> dict[str, Any]:
+    """Grounding per entity on the first ``limit`` positive test studies, beside baselines that never look (C-4).
+
+    Thresholds come from validation studies, the average lesion map from training studies. An entity without positive
+    studies in a part is left out.
+    """
+    scores: dict[str, Any] = {}
+    for name in names:
+        found = {part: positive_studies(getattr(data, part), name, limit) for part in ("train", "val", "test")}
+        if not all(found.values()):
+            continue
+        regions = {part: [region for _, region in rows] for part, rows in found.items()}
+        heats = {
+            part: heatmaps(system, getattr(data, part).subset([i for i, _ in found[part]]), name)
+            for part in ("val", "test")
+        }
+        threshold = best_iou_threshold(heats["val"], regions["val"], steps=50)
+        scores[name] = asdict(score_grounding(heats["test"], regions["test"], threshold))
+        maps = blind_maps(len(heats["test"]), heats["test"].shape[-1], regions["train"])
+        scores[name]["baselines"] = {
+            kind: float(np.mean([pointing_game(*pair) for pair in zip(own, regions["test"])]))
+            for kind, own in maps.items()
+        }
+    return scores
+
+
+def blind_maps(count: int, grid: int, regions: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """Maps (count, grid, grid) that never look: noise, the middle, and where training regions (H, W) lie on average."""
+    return {
+        "random": random_maps(count, grid),
+        "centre": np.repeat(centre_box(grid)[None], count, axis=0),
+        "average lesion": np.repeat(average_lesion(regions, grid)[None], count, axis=0),
+    }
+
+
+def by_size(rows: Iterable[tuple[str, Mapping[str, Any]]], measure: str = "pointing") -> dict[str, float]:
+    """The mean of a measure over (finding, scores) pairs, "small" findings apart from "large" ones; NaN where there is none."""
+    values: dict[str, list[float]] = {"small": [], "large": []}
+    for name, scores in rows:
+        values["large" if name in LARGE_FINDINGS else "small"].append(scores[measure])
+    return {size: float(np.mean(own)) if own else float("nan") for size, own in values.items()}
+
+
+@torch.no_grad()
+def phrase_grounding(
+    system: System,
+    data: Parts,
+    names: Sequence[str] = ENTITIES,
+    limit: int = 60,
+    taus: Sequence[float | None] = TAUS,
+    sigmas: Sequence[float] = (1.5, 0.0),
+) -> list[dict[str, Any]]:
+    """CNR, mIoU and pointing game of a MaCo per entity, ``tau_w`` and smoothing (M-10, C-4).
+
+    On the first ``limit`` positive test studies of each entity; maps are upsampled bilinearly, as the official code does.
+    ``tau_w`` None weights no patch. "size" tells small findings from large ones.
+    """
+    system.eval()
+    rows = []
+    for name in names:
+        found = positive_studies(data.test, name, limit)
+        if not found:
+            continue
+        images = torch.cat(list(image_batches(data.test.subset([place for place, _ in found]), system.device)))
+        positive, negative = system.prompts([Query.about(name)])
+        vectors, weights = system.image_projection(system.local_features(images)), system.importance_score.weight[0]
+        for tau in taus:
+            for sigma in sigmas:
+                maps = smooth_maps(phrase_maps(vectors, positive - negative, patch_weights(weights, tau)), sigma)
+                full = upsample_maps(maps, data.test.size)[:, 0].float().cpu().numpy()
+                scores = phrase_scores(full, [region for _, region in found])
+                size = "large" if name in LARGE_FINDINGS else "small"
+                rows.append({"entity": name, "size": size, "tau_w": tau, "sigma": sigma, **scores})
+    return rows
+
+
+def phrase_scores(maps: np.ndarray, regions: Sequence[np.ndarray]) -> dict[str, float]:
+    """Means over studies of what MaCo's papers report, from maps (N, H, W) at image resolution and their regions."""
+    pairs = list(zip(maps, regions))
+    measures = {
+        "cnr": contrast_to_noise,
+        "cnr_absolute": lambda heat, region: contrast_to_noise(heat, region, absolute=True),
+        "miou": miou,
+        "pointing": pointing_game,
+    }
+    return {"studies": len(pairs), **{k: float(np.mean([f(*pair) for pair in pairs])) for k, f in measures.items()}}

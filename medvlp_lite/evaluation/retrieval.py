@@ -96,16 +96,3 @@ def official_counts(scores: np.ndarray, relevant: np.ndarray, depth: int = 10) -
     order = np.argsort(scores, axis=1)[:, ::-1][:, :depth]
     hits = np.take_along_axis(relevant, order, axis=1).sum(axis=0).cumsum()
     return [int(hits[min(k, len(hits)) - 1]) for k in range(1, depth + 1)] if len(hits) else [0] * depth
-
-
-def distinct_texts(texts: Sequence[Sequence[str]]) -> tuple[list[str], np.ndarray]:
-    """A gallery in which each text stands once, and which of N images each belongs to: G strings and bool (N, G).
-
-    ``texts`` holds the texts of each image; stock sentences that many images share become one item with many owners.
-    """
-    gallery = sorted({text for row in texts for text in row})
-    place = {text: column for column, text in enumerate(gallery)}
-    owned = np.zeros((len(texts), len(gallery)), dtype=bool)
-    for row, own in enumerate(texts):
-        owned[row, [place[text] for text in own]] = True
-    return gallery, owned

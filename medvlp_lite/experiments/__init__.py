@@ -1,69 +1,52 @@
-"""The experiments behind the book's figures, written once: chapters run them live and small, the command line in full."""
+"""The rows behind the book's figures, declared once: chapters run them live and small, ``medvlp-lite reproduce`` in full."""
 
-from medvlp_lite.experiments import fine_grained, masked
-from medvlp_lite.experiments.base import (
-    EXPERIMENTS,
+from medvlp_lite.experiments import maco, medfilip, medklip, mskpt, reproduce, runner, staging, zero_shot
+from medvlp_lite.experiments.draws import (
     IMAGE_SIZE,
-    PROFILES,
-    WEIGHTS,
-    Experiment,
+    STAGE_SHARES,
+    Draw,
     PhantomData,
-    Profile,
-    builder,
+    phantom_data,
+    screening_data,
+    split_custom,
+    with_labels,
+)
+from medvlp_lite.experiments.profiles import PROFILES, Profile, Training, build_system, profile_of
+from medvlp_lite.experiments.runner import (
+    ROWS,
+    WEIGHTS,
+    Row,
     load_pretrained,
     load_record,
-    phantom_data,
-    plan_for,
-    profile_of,
     results_folder,
-    run,
     train_system,
 )
-from medvlp_lite.experiments.prototypes import (
-    embed_reports,
-    linear_probe,
-    pooled_features,
-    same_stage_retrieval,
-    stage_one_measures,
-)
-from medvlp_lite.experiments.stages import stage_data
-from medvlp_lite.experiments.staging import RECIPES, Recipe, measure_staging, train_staging, with_labels
-from medvlp_lite.experiments.zero_shot import grounding, heatmaps, unseen_disease, zero_shot
 from medvlp_lite.studies import StudyDataset
 
+ROWS.update({row.name: row for module in (zero_shot, medklip, maco, medfilip, mskpt, staging) for row in module.ROWS})
+
 __all__ = [
-    "EXPERIMENTS",
     "IMAGE_SIZE",
     "PROFILES",
-    "RECIPES",
+    "ROWS",
+    "STAGE_SHARES",
     "WEIGHTS",
-    "Experiment",
+    "Draw",
     "PhantomData",
     "Profile",
-    "Recipe",
+    "Row",
     "StudyDataset",
-    "builder",
-    "embed_reports",
-    "fine_grained",
-    "grounding",
-    "heatmaps",
-    "linear_probe",
+    "Training",
+    "build_system",
     "load_pretrained",
     "load_record",
-    "masked",
-    "measure_staging",
     "phantom_data",
-    "plan_for",
-    "pooled_features",
     "profile_of",
+    "reproduce",
     "results_folder",
-    "run",
-    "same_stage_retrieval",
-    "stage_data",
-    "stage_one_measures",
-    "train_staging",
+    "runner",
+    "screening_data",
+    "split_custom",
     "train_system",
-    "unseen_disease",
     "with_labels",
-    "zero_shot",
 ]

@@ -12,6 +12,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 
+from medvlp_lite.figures.curves import legend_below
 from medvlp_lite.figures.style import MARKERS
 
 
@@ -31,27 +32,43 @@ def project(vectors: np.ndarray, method: str = "tsne", *, seed: int = 0, perplex
     if method == "umap":
         import warnings
 
-        from umap import UMAP
+        import torch
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return UMAP(n_neighbors=max(2, int(nearby)), metric="cosine", random_state=seed).fit_transform(vectors)
+        threads = torch.get_num_threads()
+        try:
+            from umap import UMAP
+
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return UMAP(n_neighbors=max(2, int(nearby)), metric="cosine", random_state=seed).fit_transform(vectors)
+        finally:
+            torch.set_num_threads(threads)  # UMAP's numba changes it, and many small steps then wait for each other
     raise ValueError(f"method must be 'tsne' or 'umap', got {method!r}")
 
 
 def plot_map(
-    points: np.ndarray, groups: Sequence[str], *, title: str, axes: Axes | None = None, legend: bool = True
+    points: np.ndarray,
+    groups: Sequence[str],
+    *,
+    title: str,
+    axes: Axes | None = None,
+    legend: bool = True,
+    most: int = 6,
 ) -> Axes:
-    """Points (N, 2), one colour and marker per group."""
-    axes = axes or plt.subplots(figsize=(5.2, 4.2))[1]
+    """Points (N, 2), one colour and marker for each of the ``most`` largest groups; all others are small and grey."""
+    axes = axes or plt.subplots(figsize=(4.6, 4.2))[1]
     groups = np.asarray(groups)
-    names = sorted(set(groups))
-    for place, (name, colour) in enumerate(zip(names, sns.color_palette("colorblind", len(names)))):
+    names, counts = np.unique(groups, return_counts=True)
+    named = sorted(names[np.argsort(-counts, kind="stable")][:most])
+    rest = ~np.isin(groups, named)
+    if rest.any():
+        axes.scatter(*points[rest].T, s=8, color="0.75", label="others", linewidths=0)
+    for place, (name, colour) in enumerate(zip(named, sns.color_palette("colorblind", len(named)))):
         chosen = groups == name
         axes.scatter(
-            *points[chosen].T, s=16, color=colour, marker=MARKERS[place % len(MARKERS)], label=name, linewidths=0
+            *points[chosen].T, s=20, color=colour, marker=MARKERS[place % len(MARKERS)], label=name, linewidths=0
         )
     axes.set(xticks=[], yticks=[], title=title)
     if legend:
-        axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize="small", markerscale=1.6)
+        legend_below(axes, drop=0.12, markerscale=1.4)
     return axes

@@ -108,7 +108,7 @@ class Explorer:
         combinations = list(product(*(axis.labels for axis in self.axes)))
         pictures = "".join(
             f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}" '
-            f'alt="{escape(self.alt)} {escape(", ".join(labels))}." {"hidden" if index else ""}>'
+            f'alt="{escape(self.alt)} {escape(", ".join(labels))}."{_least_width(png)} {"hidden" if index else ""}>'
             for index, (png, labels) in enumerate(zip(self.pictures, combinations))
         )
         sliders = "".join(
@@ -125,6 +125,13 @@ class Explorer:
             f"<noscript><p>Shown: {first}. The slider over all {len(self.pictures)} pictures needs JavaScript.</p></noscript>"
             f"<figcaption>{escape(self.caption)}</figcaption><script>{SCRIPT}</script></figure>"
         )
+
+
+def _least_width(png: bytes) -> str:
+    """A plot keeps two thirds of its width, so that type of 9 points stays readable on a phone; a radiograph may shrink."""
+    if b"Matplotlib" not in png[:400]:
+        return ""
+    return f' style="min-width:{round(int.from_bytes(png[16:20], "big") * 0.67)}px"'
 
 
 def _png(frame: Any) -> bytes:
@@ -155,6 +162,7 @@ def _png(frame: Any) -> bytes:
 STYLE = (
     ".medvlp-explore{margin:0;max-width:100%}"
     ".medvlp-explore img{display:block;min-width:min(100%,22rem);max-width:100%;height:auto;margin:0}"
+    ".medvlp-explore .medvlp-pictures{overflow-x:auto}"
     ".medvlp-explore [hidden]{display:none!important}"
     ".medvlp-explore label{display:flex;flex-wrap:wrap;gap:.2rem .8rem;align-items:center;margin:.5rem 0}"
     ".medvlp-explore label span{min-width:12rem}"

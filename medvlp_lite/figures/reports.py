@@ -8,9 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
+from medvlp_lite.figures.curves import legend_below
 from medvlp_lite.reports.lexicon import load
 from medvlp_lite.reports.sentence import Mention
 from medvlp_lite.reports.vocabulary import vocabulary
@@ -75,17 +80,39 @@ STYLE = (
 )
 
 
+def draw_statements(text: str, statements: Iterable[tuple[int, int, bool | None]], *, width: int = 84) -> Figure:
+    """One line of text with what was read in it: (start, end, present) each, framed and labelled with its state.
+
+    ``width`` is the number of characters that fill the picture. Raises ValueError for a longer text.
+    """
+    if len(text) > width:
+        raise ValueError(f"the text has {len(text)} characters, more than the {width} of the picture")
+    figure = Figure(figsize=(6.3, 0.75))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, width), ylim=(0, 2))
+    axes.set_axis_off()
+    for place, letter in enumerate(text):
+        axes.text(place + 0.5, 1.4, letter, family="monospace", ha="center", va="center", fontsize=9)
+    looks = {True: ("#d55e00", "-"), False: ("#0072b2", "--"), None: ("#c0609a", ":")}
+    for start, end, present in statements:
+        colour, line = looks[present]
+        frame = Rectangle(
+            (start, 1), end - start, 0.8, edgecolor=colour, facecolor=(*to_rgb(colour), 0.15), linestyle=line
+        )
+        axes.add_patch(frame)
+        axes.text((start + end) / 2, 0.55, STATES[present], color=colour, ha="center", va="center", fontsize=9)
+    return figure
+
+
 def plot_adjacency(matrix: np.ndarray, *, title: str) -> Axes:
     """The label matrix of equation K-3, (51, 75): 1 as an orange plus, 0 as a blue minus, unknown (NaN) left grey.
 
     Only rows and columns with a known cell are named. Raises ValueError on another shape.
     """
-    import matplotlib.pyplot as plt
-
     positions, entities = vocabulary()["positions"], vocabulary()["entities"]
     if matrix.shape != (len(positions), len(entities)):
         raise ValueError(f"matrix must be {len(positions)} positions x {len(entities)} entities, got {matrix.shape}")
-    _, axes = plt.subplots(figsize=(7.2, 6.4))
+    _, axes = plt.subplots(figsize=(5.0, 5.6))
     axes.set_facecolor("0.93")
     for value, color, sign, name in ((0, "#0072b2", "$-$", "stated absent"), (1, "#d55e00", "$+$", "stated present")):
         rows, columns = np.nonzero(matrix == value)
@@ -103,7 +130,7 @@ def plot_adjacency(matrix: np.ndarray, *, title: str) -> Axes:
     axes.set_title(title, pad=24)
     line = {"arrowstyle": "-", "linewidth": 0.6, "color": "0.5"}
     beside, below = axes.get_yaxis_transform(), axes.get_xaxis_transform()
-    for row, spot in zip(used_rows, _spread(used_rows, 1.6)):
+    for row, spot in zip(used_rows, spread_labels(used_rows, 1.6)):
         axes.annotate(
             positions[row],
             (0, row),
@@ -115,7 +142,7 @@ def plot_adjacency(matrix: np.ndarray, *, title: str) -> Axes:
             va="center",
             fontsize=9,
         )
-    for column, spot in zip(used_columns, _spread(used_columns, 2.2)):
+    for column, spot in zip(used_columns, spread_labels(used_columns, 2.7)):
         axes.annotate(
             entities[column], (column, 0), (spot, -0.04), below, below, arrowprops=line, ha="center", va="top",
             rotation=90, fontsize=9,
@@ -124,11 +151,11 @@ def plot_adjacency(matrix: np.ndarray, *, title: str) -> Axes:
     axes.xaxis.set_label_position("top")
     axes.set_ylabel(f"{len(positions)} positions")
     axes.yaxis.set_label_position("right")
-    axes.legend(loc="center left", bbox_to_anchor=(0.3, 0.5), fontsize="small", frameon=True, facecolor="white")
+    legend_below(axes, drop=1.5)
     return axes
 
 
-def _spread(places: np.ndarray, gap: float) -> np.ndarray:
+def spread_labels(places: np.ndarray, gap: float) -> np.ndarray:
     """Sorted places moved apart until neighbours are ``gap`` from each other, for labels that must not overlap."""
     spots = places.astype(float)
     for _ in range(200):

@@ -10,7 +10,7 @@ LINES = ("-", "--", "-.", ":")
 
 
 def use_style() -> None:
-    """Opaque white ground, colour-blind-safe palette, no top and right spines."""
+    """Opaque white ground, colour-blind-safe palette, at most 6.5 inches wide, no type below 9 points ("small")."""
     import matplotlib as mpl
     import seaborn as sns
 
@@ -20,6 +20,8 @@ def use_style() -> None:
             "figure.facecolor": "white",
             "savefig.facecolor": "white",
             "figure.dpi": 110,
+            "figure.figsize": (6.2, 3.4),
+            "legend.fontsize": 9,
             "savefig.bbox": "tight",
             "axes.spines.top": False,
             "axes.spines.right": False,

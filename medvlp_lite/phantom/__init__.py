@@ -7,8 +7,8 @@
 Built in chapter 01_image_report_pairs.
 """
 
-from .corpus import make_studies, study_from_patient
-from .patients import (
+from medvlp_lite.phantom.corpus import make_studies, study_from_patient
+from medvlp_lite.phantom.patients import (
     DEVICES,
     ENTITIES,
     POSITIONS,
@@ -18,27 +18,11 @@ from .patients import (
     Patient,
     allowed_sides,
 )
-from .phrases import SYNONYMS
-from .render import Rendered, render
-from .reports import Report, write_report
-from .sampling import follow_up, sample_patient
+from medvlp_lite.phantom.render import Rendered, render
+from medvlp_lite.phantom.reports import SYNONYMS, Report, write_report
+from medvlp_lite.phantom.sampling import follow_up, sample_patient
 
 __all__ = [
-    "DEVICES",
-    "ENTITIES",
-    "POSITIONS",
-    "SYNONYMS",
-    "UNSEEN",
-    "ZONES",
-    "FindingSpec",
-    "Patient",
-    "Rendered",
-    "Report",
-    "allowed_sides",
-    "follow_up",
-    "make_studies",
-    "render",
-    "sample_patient",
-    "study_from_patient",
-    "write_report",
-]
+    "DEVICES", "ENTITIES", "POSITIONS", "SYNONYMS", "UNSEEN", "ZONES", "FindingSpec", "Patient", "Rendered", "Report",
+    "allowed_sides", "follow_up", "make_studies", "render", "sample_patient", "study_from_patient", "write_report",
+]  # fmt: skip

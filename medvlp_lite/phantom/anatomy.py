@@ -10,16 +10,24 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
-from .patients import Anatomy, Exposure, Patient, stream
-from .textures import TREES, bank_size, bump, ramp, vessel_bank
+from medvlp_lite.phantom.patients import Anatomy, Exposure, Patient, rng_for
+from medvlp_lite.phantom.textures import bank_size, bump, ramp, texture_bank
 
 SIDES = {"right": -1, "left": 1}
+TREES = 24  # vessel trees to choose from, made once
 LUNG, FLESH, ABDOMEN, CENTRE, HEART = 0.17, 0.50, 0.78, 0.72, 0.69
 
 
 class Outline:
-    """Where lungs, heart and diaphragm end. ``lift`` raises a dome (right, left), ``shift`` moves the mediastinum."""
+    """Where lungs, heart and diaphragm end.
+
+    Args:
+        lift: how far each dome (right, left) is raised.
+        shift: how far the mediastinum is moved towards the patient's left.
+        heart: the heart's width relative to ``anatomy``'s.
+    """
 
     def __init__(
         self,
@@ -92,23 +100,17 @@ class Outline:
         return float(self.a.lung_top + fraction * (bottom - self.a.lung_top))
 
 
-@lru_cache(maxsize=8)
-def pixel_grid(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """x (1, S) and y (S, 1) of pixel centres in [0, 1]."""
-    centres = ((np.arange(size) + 0.5) / size).astype(np.float32)
-    return centres[None, :], centres[:, None]
-
-
 class Frame:
-    """The patient's coordinates of every pixel: u and v (S, S), and fast look-up of curves along u and v."""
+    """Pixel centres x (1, S) and y (S, 1) in [0, 1], the patient's coordinates u and v (S, S), and look-up of curves along them."""
 
     def __init__(self, patient: Patient, size: int):
         e = patient.exposure
         self.size, self.scale = size, e.scale
         self.cos, self.sin = float(np.cos(e.rotation)), float(np.sin(e.rotation))
         self.centre = (0.5 + e.shift_x, 0.5 + e.shift_y)
-        x, y = pixel_grid(size)
-        dx, dy = (x - self.centre[0]) / e.scale, (y - self.centre[1]) / e.scale
+        at = ((np.arange(size) + 0.5) / size).astype(np.float32)
+        self.x, self.y = at[None, :], at[:, None]
+        dx, dy = (self.x - self.centre[0]) / e.scale, (self.y - self.centre[1]) / e.scale
         self.u = dx * np.float32(self.cos) + dy * np.float32(self.sin)
         self.v = dy * np.float32(self.cos) - dx * np.float32(self.sin) + np.float32(0.5)
         self.w = np.abs(self.u)
@@ -194,11 +196,8 @@ def soft_tissue(frame: Frame, outline: Outline, lungs: np.ndarray) -> Tissue:
     air = LUNG + a.lung_density + frame.by_v(0.05 * ramp(v - 0.62, 0.4) - 0.03 * bump(v, 0.2, 0.08))
     air = air + frame.by_u(0.16 * np.square(np.square(u / a.lung_width) * (u / a.lung_width)) + 0.05 * bump(u, 0, 0.14))
     image = solid + lungs * (air - solid)
-    border = np.where(
-        frame.u > 0,
-        frame.by_v(outline.curve("silhouette", "left", v)),
-        frame.by_v(outline.curve("silhouette", "right", v)),
-    )
+    right, left = (frame.by_v(outline.curve("silhouette", side, v)) for side in SIDES)
+    border = np.where(frame.u > 0, left, right)
     right, left = (outline.curve("dome", side, np.abs(u)) for side in SIDES)
     floor = frame.by_u(np.maximum(right + ramp(u, 0.12) * (left - right), np.where(u > 0, left, right)))
     heart = ramp(border - w, 0.016) * ramp(floor - frame.v, 0.014) * frame.by_v(ramp(v - 0.10, 0.12))
@@ -285,9 +284,61 @@ def _add_shoulders(frame: Frame, outline: Outline, image: np.ndarray) -> None:
     image[window] += blade + 0.16 * np.maximum(head, 0.8 * shaft)
 
 
+@lru_cache(maxsize=TREES)
+def _tree(index: int) -> np.ndarray:
+    """Line segments of one lung's vessels: columns w0, v0, w1, v1, calibre; the hilum is at (0.085, 0.45)."""
+    rng = rng_for(7, "tree", index)
+    angles = (-1.25, -0.85, -0.35, 0.2, 0.6, 0.95, 1.3)
+    calibres = (0.0056, 0.0052, 0.0042, 0.004, 0.005, 0.006, 0.0062)
+    todo = []
+    for angle, calibre in zip(angles, calibres):
+        angle = angle + rng.normal(0, 0.12)
+        start = (0.075 + 0.015 * np.cos(angle), 0.45 + 0.04 * np.sin(angle))
+        todo.append((*start, angle, calibre * rng.uniform(0.85, 1.15)))
+    segments = []
+    while todo:
+        w, v, angle, calibre = todo.pop()
+        bend = rng.normal(0, 0.07)
+        for _ in range(int(rng.integers(3, 6))):
+            length = rng.uniform(0.010, 0.022)
+            angle += bend + rng.normal(0, 0.09)
+            new_w, new_v = w + length * np.cos(angle), v + length * np.sin(angle)
+            segments.append((w, v, new_w, new_v, calibre))
+            w, v, calibre = new_w, new_v, 0.985 * calibre
+        if calibre > 0.0011 and 0.03 < w < 0.42 and 0.1 < v < 0.92:
+            fork, share = rng.uniform(0.35, 0.8), rng.uniform(0.70, 0.88)
+            turn = rng.choice([-1, 1])
+            todo.append((w, v, angle + turn * fork * 0.4, calibre * share))
+            todo.append((w, v, angle - turn * fork, calibre * (1.5 - share)))
+    return np.asarray(segments)
+
+
+@lru_cache(maxsize=4 * TREES)
+def vessel_bank(index: int, side: int) -> np.ndarray:
+    """Vessels of one lung as float32 (side, side // 2): rows are v in [0, 1), columns distance from midline in [0, 0.5)."""
+    segments = _tree(index)
+    image = np.zeros((side, side // 2))
+    for low, high in ((0.0, 0.0017), (0.0017, 0.0024), (0.0024, 0.0034), (0.0034, 0.0046), (0.0046, 1.0)):
+        chosen = segments[(segments[:, 4] >= low) & (segments[:, 4] < high)]
+        if not len(chosen):
+            continue
+        steps = (np.arange(max(8, side // 24)) + 0.5) / max(8, side // 24)
+        along = chosen[:, None, :2] + steps[None, :, None] * (chosen[:, None, 2:4] - chosen[:, None, :2])
+        length = np.hypot(chosen[:, 2] - chosen[:, 0], chosen[:, 3] - chosen[:, 1])
+        mass = np.repeat(length * chosen[:, 4] ** 1.6 / len(steps), len(steps))  # thickness of blood along the beam
+        rows, columns = (along[..., 1] * side).astype(int).ravel(), (along[..., 0] * side).astype(int).ravel()
+        inside = (rows >= 0) & (rows < side) & (columns >= 0) & (columns < side // 2)
+        pixel = rows[inside] * (side // 2) + columns[inside]
+        layer = np.bincount(pixel, weights=mass[inside], minlength=side * (side // 2))
+        width = 0.55 * chosen[:, 4].mean()
+        image += gaussian_filter(layer.reshape(side, side // 2), width * side, truncate=3) * side**2
+    mottle = texture_bank("patch", max(256, side))[-side:, : side // 2]  # vessels too fine to be seen one by one
+    return (3.4 * image + 0.010 * mottle).astype(np.float32)
+
+
 def vessels(frame: Frame, outline: Outline, patient: Patient, lungs: dict[str, np.ndarray]) -> np.ndarray:
     """Extra attenuation (S, S) of the pulmonary vessels and hila, inside the lungs."""
-    a, rng = outline.a, stream(patient.seed, "vessels")
+    a, rng = outline.a, rng_for(patient.seed, "vessels")
     side_of_bank = bank_size(frame.size)
     image = np.zeros_like(frame.u)
     for side, sign in SIDES.items():

@@ -9,11 +9,11 @@ from functools import partial
 
 import numpy as np
 
-from ..studies import Finding, Study
-from .patients import ENTITIES, UNSEEN, Patient, stream
-from .render import render
-from .reports import MENTION_RATE, STYLES, write_report
-from .sampling import follow_up, sample_patient
+from medvlp_lite.phantom.patients import ENTITIES, UNSEEN, Patient, rng_for
+from medvlp_lite.phantom.render import render
+from medvlp_lite.phantom.reports import MENTION_RATE, write_report
+from medvlp_lite.phantom.sampling import follow_up, sample_patient
+from medvlp_lite.studies import Finding, Study
 
 LICENCE = "MIT (synthetic)"
 SECOND_VISIT = 0.3  # share of the even-numbered studies whose patient comes again for the next study
@@ -22,7 +22,7 @@ SEEDS_APART = 10**7
 
 @dataclass(frozen=True)
 class PackedFinding(Finding):
-    """A Finding whose mask is kept as bits and unpacked when read: an eighth of the memory."""
+    """A Finding that keeps its mask as bits, an eighth of the memory, and unpacks it when it is read."""
 
 
 def _unpack(finding: PackedFinding) -> np.ndarray | None:
@@ -57,40 +57,34 @@ def make_studies(
 ) -> list[Study]:
     """Make ``count`` phantom studies, numbers ``start`` to ``start + count - 1`` of the set named by ``seed``.
 
-    Study n of a seed is the same whatever ``count``, ``start`` and ``workers`` are. Each study has a ``Finding`` for every
-    entity in scope, present or absent, with side, position, severity and mask where present, and ``mentioned`` saying
-    whether the report speaks of it. ``unseen`` is the share of patients with the disease kept out of training (True: half);
-    where it is present, ground-glass opacity is unknown unless drawn as well. Some patients have two studies, so split by
-    patient. ``meta`` holds "patient" (start interventions here), "hedged" (entities the report leaves uncertain) and
-    "visit". The other arguments are those of ``sample_patient`` and ``write_report``. Raises ValueError for bad arguments.
+    Study n of a seed is the same whatever ``count``, ``start`` and ``workers`` are. Some patients have two studies: split by
+    patient. The arguments that are not listed are those of ``sample_patient`` and ``write_report``.
+
+    Args:
+        unseen: the share of patients with the disease kept out of training (True: half); where it is present, ground-glass
+            opacity is unknown unless drawn as well.
+        workers: how many processes make the studies.
+
+    Returns:
+        Studies with a ``Finding`` for every entity in scope, present or absent; a present one has side, position, severity
+        and mask, and ``mentioned`` says whether the report speaks of it. ``meta`` holds "patient" (start interventions
+        here), "hedged" (entities the report leaves uncertain) and "visit".
+
+    Raises:
+        ValueError: for a negative count, start or seed, no worker, an unknown style, and what the two functions refuse.
     """
     if count < 0 or start < 0 or seed < 0 or workers < 1:
-        raise ValueError(
-            f"count, start and seed must be >= 0 and workers >= 1, got {count}, {start}, {seed}, {workers}"
-        )
-    if style not in STYLES:
-        raise ValueError(f"style must be one of {', '.join(STYLES)}, got {style!r}")
+        found = f"{count}, {start}, {seed}, {workers}"
+        raise ValueError(f"count, start and seed must be >= 0 and workers >= 1, got {found}")
     share = 0.5 if unseen is True else float(unseen)
     scope = tuple(entities) + ((UNSEEN,) if share > 0 and UNSEEN not in entities else ())
     if share > 0:
-        usual = (
-            prevalence
-            if isinstance(prevalence, Mapping)
-            else {e: prevalence for e in entities if prevalence is not None}
-        )
-        prevalence = {**usual, UNSEEN: share}
-    make = partial(
-        _make_study,
-        seed=seed,
-        size=size,
-        sampling={
-            "prevalence": prevalence,
-            "stage_prevalence": stage_prevalence,
-            "entities": scope,
-            "devices": devices,
-        },
-        writing={"mention_rate": mention_rate, "style": style, "entities": scope},
-    )
+        if not isinstance(prevalence, Mapping):
+            prevalence = {} if prevalence is None else dict.fromkeys(entities, prevalence)
+        prevalence = {**prevalence, UNSEEN: share}
+    sampling = dict(prevalence=prevalence, stage_prevalence=stage_prevalence, entities=scope, devices=devices)
+    writing = dict(mention_rate=mention_rate, style=style, entities=scope)
+    make = partial(_make_study, seed=seed, size=size, sampling=sampling, writing=writing)
     numbers = range(start, start + count)
     if workers == 1 or count < 2 * workers:
         return [make(number) for number in numbers]
@@ -137,7 +131,7 @@ def study_from_patient(
 
 def _make_study(number: int, *, seed: int, size: int, sampling: dict, writing: dict) -> Study:
     first = number - number % 2
-    again = number % 2 == 1 and stream(seed, "visits", first).random() < SECOND_VISIT
+    again = number % 2 == 1 and rng_for(seed, "visits", first).random() < SECOND_VISIT
     owner = first if again else number
     patient = sample_patient(seed * SEEDS_APART + owner, **sampling)
     if again:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from .anatomy import Frame
-from .patients import Patient, stream
-from .textures import ramp, splat
+from medvlp_lite.phantom.anatomy import Frame
+from medvlp_lite.phantom.patients import Patient, rng_for
+from medvlp_lite.phantom.textures import ramp, smooth, strokes
 
 GLYPHS = {
     "L": ("10000", "10000", "10000", "10000", "10000", "10000", "11111"),
@@ -19,15 +17,15 @@ GLYPHS = {
 def draw_devices(patient: Patient, frame: Frame, image: np.ndarray) -> None:
     """Add the patient's devices to ``image`` (S, S), in place."""
     for name in patient.devices:
-        rng = stream(patient.seed, "device", name, patient.visit)
-        PAINTERS[name](rng, frame, image)
+        rng = rng_for(patient.seed, "device", name, patient.visit)
+        DRAW[name](rng, frame, image)
 
 
 def draw_marker(patient: Patient, frame: Frame, image: np.ndarray) -> None:
     """Put the lead letter into an upper corner: L on the patient's left, which is the image's right."""
     if patient.marker is None:
         return
-    rng = stream(patient.seed, "marker", patient.visit)
+    rng = rng_for(patient.seed, "marker", patient.visit)
     x, y = rng.uniform(0.05, 0.10), rng.uniform(0.05, 0.16)
     x = 1 - x if patient.marker == "L" else x
     cell, size, bright = rng.uniform(0.0062, 0.0085), frame.size, rng.uniform(0.85, 1.0)
@@ -43,30 +41,6 @@ def draw_marker(patient: Patient, frame: Frame, image: np.ndarray) -> None:
     image[window] = np.maximum(image[window], bright * letter)
 
 
-def strokes(frame: Frame, image: np.ndarray, lines: Sequence[np.ndarray], width: float, height: float) -> None:
-    """Add soft lines to ``image``, each through points (n, 2) of u and v: ``width`` in image heights, peak ``height``."""
-    places = []
-    for points in lines:
-        t = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
-        at = np.linspace(0, t[-1], max(2, int(t[-1] * frame.size * 1.5)))
-        places.append(np.stack([np.interp(at, t, points[:, 0]), np.interp(at, t, points[:, 1])]))
-    rows, columns = frame.pixel(*np.concatenate(places, axis=1))
-    radius = max(0.45, 0.5 * width * frame.size)
-    thin = min(1.0, width * frame.size / 0.9)
-    overlap = 0.62 * radius * np.sqrt(2 * np.pi) * 1.5 / frame.scale
-    splat(image, rows, columns, np.full(len(rows), radius), np.full(len(rows), height * thin / overlap))
-
-
-def smooth(points: list[tuple[float, float]], count: int = 60) -> np.ndarray:
-    """A smooth curve (count, 2) through a few points (Catmull-Rom)."""
-    p = np.asarray(points, dtype=float)
-    p = np.vstack([2 * p[0] - p[1], p, 2 * p[-1] - p[-2]])
-    t = np.linspace(0, len(points) - 1 - 1e-6, count)
-    i, f = t.astype(int), (t % 1)[:, None]
-    a, b, c, d = p[i], p[i + 1], p[i + 2], p[i + 3]
-    return 0.5 * (2 * b + (c - a) * f + (2 * a - 5 * b + 4 * c - d) * f**2 + (3 * b - a - 3 * c + d) * f**3)
-
-
 def _endotracheal(rng: np.random.Generator, frame: Frame, image: np.ndarray) -> None:
     tip = rng.uniform(0.27, 0.33)
     for offset in (-0.006, 0.006):
@@ -75,14 +49,8 @@ def _endotracheal(rng: np.random.Generator, frame: Frame, image: np.ndarray) -> 
 
 def _nasogastric(rng: np.random.Generator, frame: Frame, image: np.ndarray) -> None:
     x = rng.uniform(-0.01, 0.01)
-    path = [
-        (x, -0.05),
-        (x - 0.008, 0.25),
-        (x + 0.012, 0.5),
-        (0.03, 0.74),
-        (0.10, 0.86),
-        (0.17, rng.uniform(0.86, 0.95)),
-    ]
+    end = (0.17, rng.uniform(0.86, 0.95))
+    path = [(x, -0.05), (x - 0.008, 0.25), (x + 0.012, 0.5), (0.03, 0.74), (0.10, 0.86), end]
     strokes(frame, image, [smooth(path)], 0.005, 0.22)
 
 
@@ -128,7 +96,7 @@ def _wires(rng: np.random.Generator, frame: Frame, image: np.ndarray) -> None:
     strokes(frame, image, loops, 0.0032, 0.30)
 
 
-PAINTERS = {
+DRAW = {
     "endotracheal tube": _endotracheal,
     "nasogastric tube": _nasogastric,
     "central venous catheter": _central_line,

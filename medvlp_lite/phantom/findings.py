@@ -1,20 +1,23 @@
 """Findings of the pleura, the heart and the chest as a whole, and the one call that draws any finding.
 
-A painter changes the scene's image and vessels in place and returns its mask. Built in chapter 01_image_report_pairs.
+The function that draws a finding changes the scene's image and vessels in place and returns (window, mask inside the window).
+Built in chapter 01_image_report_pairs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import opacities
-from .anatomy import SIDES
-from .devices import strokes
-from .patients import FindingSpec, Patient, stream
-from .scene import Scene
-from .textures import bump, ramp, texture
+from medvlp_lite.phantom import opacities
+from medvlp_lite.phantom.anatomy import SIDES
+from medvlp_lite.phantom.patients import FindingSpec, Patient, rng_for
+from medvlp_lite.phantom.textures import bump, ramp, strokes, texture
+
+if TYPE_CHECKING:
+    from medvlp_lite.phantom.render import Scene
 
 HEART_GROWTH = (1.20, 1.38, 1.60)
 DOME_LIFT = (0.016, 0.036, 0.065)
@@ -46,8 +49,8 @@ def draw_finding(spec: FindingSpec, scene: Scene) -> np.ndarray:
     if spec.entity == "cardiomegaly":
         return _heart_mask(scene)
     for index, side in enumerate(sides):
-        rng = stream(scene.patient.seed, "finding", spec.entity, spec.seed, index)
-        window, part = PAINTERS[spec.entity](scene, spec, side, rng)
+        rng = rng_for(scene.patient.seed, "finding", spec.entity, spec.seed, index)
+        window, part = DRAW[spec.entity](scene, spec, side, rng)
         mask[window] |= part
     return mask
 
@@ -55,13 +58,8 @@ def draw_finding(spec: FindingSpec, scene: Scene) -> np.ndarray:
 def _heart_mask(scene: Scene) -> np.ndarray:
     frame, outline = scene.frame, scene.outline
     v = frame.along_v
-    left, right = (
-        frame.by_v(outline.curve("silhouette", "left", v)),
-        frame.by_v(outline.curve("silhouette", "right", v)),
-    )
-    floor = frame.by_u(
-        np.minimum(outline.dome("left", 0.12) + 0.02, outline.dome("right", 0.12) + 0.02) + 0 * frame.along_u
-    )
+    left, right = (frame.by_v(outline.curve("silhouette", side, v)) for side in ("left", "right"))
+    floor = np.float32(min(outline.dome("left", 0.12), outline.dome("right", 0.12)) + 0.02)
     return (frame.u < left) & (frame.u > -right) & (frame.v > 0.45) & (frame.v < floor)
 
 
@@ -72,7 +70,7 @@ def _effusion(scene: Scene, spec: FindingSpec, side: str, rng: np.random.Generat
     dense = (0.55, 0.78, 0.93)[spec.level] * (0.8 + 0.2 * fade)
     wall = float(scene.outline.outer(side, 0.78))
     floor = float(scene.outline.dome(side, wall - 0.005))
-    window = scene.half(side, floor - flat - climb - 0.16, floor + 0.03)
+    window = scene.frame.half(side, floor - flat - climb - 0.16, floor + 0.03)
     w, v = scene.w(side, window), scene.frame.v[window]
     across = np.clip(np.abs(scene.frame.along_u) / wall, 0, 1.1)
     level = scene.frame.by_u(floor - flat - climb * across**3 + 0.03 * (tilt - 0.5) * (across - 0.5), window)
@@ -115,7 +113,7 @@ def _pneumothorax(scene: Scene, spec: FindingSpec, side: str, rng: np.random.Gen
         profile = gap * (1.15 * np.clip(1 - t / (0.38, 0.6, 0.95)[spec.level], 0, 1) ** 0.7)
     else:
         profile = gap * np.clip(bump(t, 0.45 + 0.2 * wave, (0.24, 0.30, 0.40)[spec.level]) * 1.15 - 0.15, 0, 1)
-    window = scene.half(side, top - 0.02, bottom + 0.14)
+    window = scene.frame.half(side, top - 0.02, bottom + 0.14)
     inward = scene.frame.by_v(profile, window) - _wall_distance(scene, side, window)
     lung = scene.healthy[side][window]
     gone = ramp(inward, 0.008) * lung * scene.frame.by_v(ramp(profile - 0.004, 0.006), window)
@@ -137,12 +135,12 @@ def _pleural_thickening(scene: Scene, spec: FindingSpec, side: str, rng: np.rand
     v = scene.frame.along_v
     here = bump((v - top) / (bottom - top), span[0], span[1] * (0.85 + 0.12 * spec.level))
     profile = thick * (1.5 if spec.position == "apical" else 1.0) * np.clip(1.35 * here - 0.35, 0, 1)
-    window = scene.half(side, top - 0.02, bottom + 0.16)
+    window = scene.frame.half(side, top - 0.02, bottom + 0.16)
     depth = scene.frame.by_v(profile, window) - _wall_distance(scene, side, window)
     depth += 0.004 * (1 + wave) * texture("patch", scene.frame.size, window, offset)
     lung = scene.healthy[side][window] * scene.frame.by_v(ramp(profile - 0.003, 0.004), window)
     alpha = ramp(depth, 0.009) * lung
-    scene.lay(window, dense * alpha)
+    scene.add_density(window, dense * alpha)
     return window, alpha > 0.5
 
 
@@ -150,7 +148,7 @@ def _edema(scene: Scene, spec: FindingSpec, side: str, rng: np.random.Generator)
     reach, low = rng.random(2).tolist()
     offset = rng.random(2)
     dense = (0.07, 0.13, 0.21)[spec.level] * (0.9 + 0.2 * reach)
-    window = scene.half(side, 0.10, 0.98)
+    window = scene.frame.half(side, 0.10, 0.98)
     w, v = scene.w(side, window), scene.frame.v[window]
     centre = 0.50 + 0.06 * low
     wing = np.exp(-0.5 * (np.square((w - 0.13) / (0.075 + 0.02 * spec.level)) + np.square((v - centre) / 0.13)))
@@ -158,7 +156,7 @@ def _edema(scene: Scene, spec: FindingSpec, side: str, rng: np.random.Generator)
     haze = wing * lung
     cloud = 0.8 + 0.25 * texture("cloud", scene.frame.size, window, offset)
     cloud += 0.15 * texture("patch", scene.frame.size, window, offset)
-    scene.lay(window, dense * haze * cloud)
+    scene.add_density(window, dense * haze * cloud)
     scene.blood[window] *= 1 + (0.12, 0.3, 0.5)[spec.level] * wing
     floor = scene.base.height(side, 1.0)
     count = 9
@@ -170,8 +168,8 @@ def _edema(scene: Scene, spec: FindingSpec, side: str, rng: np.random.Generator)
     return window, haze > 0.35
 
 
-PAINTERS: dict[str, Callable[..., tuple]] = {
-    **opacities.PAINTERS,
+DRAW: dict[str, Callable[..., tuple]] = {
+    **opacities.DRAW,
     "effusion": _effusion,
     "pneumothorax": _pneumothorax,
     "pleural thickening": _pleural_thickening,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from .anatomy import SIDES
-from .patients import UNSEEN, FindingSpec, dust
-from .scene import Scene
-from .textures import bump, ramp, splat, texture
+from medvlp_lite.phantom.anatomy import SIDES
+from medvlp_lite.phantom.patients import UNSEEN, FindingSpec, opacity_type
+from medvlp_lite.phantom.textures import bump, ramp, splat, texture
+
+if TYPE_CHECKING:
+    from medvlp_lite.phantom.render import Scene
 
 SMALL_OPACITIES = (90, 190, 330)  # per lung, stages 1 to 3
 
@@ -39,7 +43,7 @@ def _consolidation(scene: Scene, spec: FindingSpec, side: str, rng: np.random.Ge
     if side == "right" and spec.position != "lower" and draws[4] < 0.5:  # bounded by the horizontal fissure
         alpha *= ramp(v + 0.45 * radius - scene.frame.v[window] - 0.12 * (scene.w(side, window) - w), 0.012)
     dense = (0.20, 0.29, 0.38)[spec.level] * (0.9 + 0.2 * draws[5])
-    scene.lay(window, dense * alpha * (0.95 + 0.10 * ragged + 0.10 * uneven))
+    scene.add_density(window, dense * alpha * (0.95 + 0.10 * ragged + 0.10 * uneven))
     scene.blood[window] *= 1 - 1.5 * alpha  # vessels vanish, air in the bronchi shows dark
     return window, alpha > 0.5
 
@@ -54,7 +58,7 @@ def _ground_glass(scene: Scene, spec: FindingSpec, side: str, rng: np.random.Gen
     uneven = texture("cloud", scene.frame.size, window, offset)
     alpha = ramp(0.95 - r + 0.05 * mottle + 0.12 * uneven, 0.85) * ramp(1.42 - r, 0.2) * scene.healthy[side][window]
     dense = (0.095, 0.135, 0.18)[spec.level] * (0.9 + 0.2 * draws[5])
-    scene.lay(window, dense * alpha * (1 + 0.08 * mottle + 0.10 * uneven))
+    scene.add_density(window, dense * alpha * (1 + 0.08 * mottle + 0.10 * uneven))
     return window, alpha > 0.4
 
 
@@ -65,7 +69,7 @@ def _nodule(scene: Scene, spec: FindingSpec, side: str, rng: np.random.Generator
     window = scene.around(side, w, v, 1.6 * radius)
     r = _blob(scene, side, window, w, v, (radius, radius * (0.85 + 0.15 * draws[3])), [0.4 * x for x in shape])
     alpha = ramp(1 - r, 0.55) * scene.healthy[side][window]
-    scene.lay(window, (0.24, 0.29, 0.34)[spec.level] * (0.92 + 0.16 * draws[4]) * alpha)
+    scene.add_density(window, (0.24, 0.29, 0.34)[spec.level] * (0.92 + 0.16 * draws[4]) * alpha)
     return window, alpha > 0.4
 
 
@@ -81,7 +85,7 @@ def _mass(scene: Scene, spec: FindingSpec, side: str, rng: np.random.Generator) 
     spicules = 0.02 * texture("fine", scene.frame.size, window, offset)
     lung = scene.healthy[side][window]
     alpha = ramp(1 - r + spicules * ramp(r - 0.6, 0.4), 0.34) * ramp(1.6 - r, 0.1) * lung
-    scene.lay(
+    scene.add_density(
         window, (0.27, 0.33, 0.39)[spec.level] * (0.92 + 0.16 * draws[4]) * alpha * (1.1 - 0.35 * np.minimum(r, 1))
     )
     scene.blood[window] *= 1 - 0.7 * alpha
@@ -99,7 +103,7 @@ def _granuloma(scene: Scene, spec: FindingSpec, side: str, rng: np.random.Genera
         r = np.hypot(scene.w(side, window) - w - du, scene.frame.v[window] - v - dv)
         bright = np.maximum(bright, ramp(radius - r, 0.008))
     alpha = bright * lung
-    scene.lay(window, (0.58 + 0.10 * draws[3]) * alpha)
+    scene.add_density(window, (0.58 + 0.10 * draws[3]) * alpha)
     return window, alpha > 0.35
 
 
@@ -120,16 +124,16 @@ def _atelectasis(scene: Scene, spec: FindingSpec, side: str, rng: np.random.Gene
         alpha = np.maximum(alpha, ramp(thick - np.abs(bow), 0.9 * thick) * end)
     grain = 1 + 0.12 * texture("patch", scene.frame.size, window, offset)
     alpha = alpha * lung
-    scene.lay(window, (0.21, 0.25, 0.28)[spec.level] * alpha * grain)
+    scene.add_density(window, (0.21, 0.25, 0.28)[spec.level] * alpha * grain)
     return window, alpha > 0.4
 
 
 def _pneumoconiosis(scene: Scene, spec: FindingSpec, side: str, rng: np.random.Generator) -> tuple:
-    kind, size = dust(scene.patient.seed, spec.seed)
+    kind, size = opacity_type(scene.patient.seed, spec.seed)
     centre = {"upper": 0.30, "mid": 0.48, "lower": 0.72}[spec.position]
     spread = 0.19 + 0.04 * spec.level
     top, bottom = scene.base.a.lung_top, scene.base.height(side, 1.0)
-    window = scene.half(side, top - 0.01, bottom + 0.10)
+    window = scene.frame.half(side, top - 0.01, bottom + 0.10)
     lung = scene.healthy[side][window]
     count = SMALL_OPACITIES[2]
     heights = np.abs(centre - 0.04 + rng.normal(0, 1, count) * spread) + 0.04
@@ -150,7 +154,7 @@ def _pneumoconiosis(scene: Scene, spec: FindingSpec, side: str, rng: np.random.G
         height = (0.115, 0.125, 0.135)[spec.level] * fade[:n]
         splat(density, rows - window[0].start, columns - window[1].start, radius, height)
         density += (0.006, 0.016, 0.03)[spec.level] * zone
-    scene.lay(window, density * lung)
+    scene.add_density(window, density * lung)
     mask = (zone > 0.5) & (lung > 0.5)
     if spec.level == 2:
         mask = mask | _large_opacity(scene, spec, side, window, shape, draws)
@@ -167,14 +171,14 @@ def _large_opacity(
     w = near + (far - near) * (0.4 + 0.3 * draws[1])
     r = _blob(scene, side, window, w, v, (radius, 1.45 * radius), [0.1 * shape[0], *shape[1:]])
     alpha = ramp(1 - r, 0.6) * scene.healthy[side][window]
-    scene.lay(window, 0.26 * alpha)
+    scene.add_density(window, 0.26 * alpha)
     return alpha > 0.5
 
 
 def _covid(scene: Scene, spec: FindingSpec, side: str, rng: np.random.Generator) -> tuple:
     draws, shapes, offset = rng.random((6, 4)).tolist(), rng.random((6, 8)).tolist(), rng.random(2)
     top, bottom = scene.base.a.lung_top, scene.base.height(side, 1.0)
-    window = scene.half(side, top + 0.2 * (bottom - top), bottom + 0.14)
+    window = scene.frame.half(side, top + 0.2 * (bottom - top), bottom + 0.14)
     alpha: np.ndarray | float = 0.0
     for k in range((3, 4, 6)[spec.level]):
         radius = (0.052, 0.06, 0.07)[spec.level] * (0.8 + 0.4 * draws[k][2])
@@ -184,11 +188,11 @@ def _covid(scene: Scene, spec: FindingSpec, side: str, rng: np.random.Generator)
         alpha = np.maximum(alpha, ramp(1 - r, 0.7))
     mottle = texture("patch", scene.frame.size, window, offset)
     alpha = alpha * scene.healthy[side][window]
-    scene.lay(window, (0.115, 0.16, 0.21)[spec.level] * alpha * (1 + 0.18 * mottle))
+    scene.add_density(window, (0.115, 0.16, 0.21)[spec.level] * alpha * (1 + 0.18 * mottle))
     return window, alpha > 0.4
 
 
-PAINTERS = {
+DRAW = {
     "consolidation": _consolidation,
     "ground-glass opacity": _ground_glass,
     "nodule": _nodule,

@@ -11,22 +11,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..studies import SEVERITIES
+from medvlp_lite.studies import SEVERITIES
 
-ENTITIES = (
-    "consolidation",
-    "ground-glass opacity",
-    "nodule",
-    "mass",
-    "effusion",
-    "pneumothorax",
-    "cardiomegaly",
-    "edema",
-    "atelectasis",
-    "pleural thickening",
-    "granuloma",
-    "pneumoconiosis",
-)
 UNSEEN = "covid-19"
 ZONES = ("apical", "upper", "mid", "lower", "basal", "lateral", "perihilar", "cardiac")
 POSITIONS: dict[str, tuple[str, ...]] = {
@@ -44,6 +30,7 @@ POSITIONS: dict[str, tuple[str, ...]] = {
     "pneumoconiosis": ("upper", "mid", "lower"),
     UNSEEN: ("basal",),
 }
+ENTITIES = tuple(entity for entity in POSITIONS if entity != UNSEEN)
 ONE_SIDED = ("nodule", "mass", "pneumothorax", "atelectasis", "granuloma")
 ALWAYS_BILATERAL = ("edema", "pneumoconiosis", UNSEEN)
 DEVICES = (
@@ -56,15 +43,15 @@ DEVICES = (
 )
 
 
-def stream(*key: int | str) -> np.random.Generator:
-    """A random stream named by ``key``: the same on every platform, independent of every other stream."""
+def rng_for(*key: int | str) -> np.random.Generator:
+    """The random generator named by ``key``: the same on every platform, independent of every other one."""
     words = [zlib.crc32(part.encode()) if isinstance(part, str) else int(part) for part in key]
     return np.random.Generator(np.random.PCG64(words))
 
 
-def dust(patient_seed: int, finding_seed: int) -> tuple[str, float]:
-    """What the small opacities of a pneumoconiosis look like: "rounded" or "irregular", and their radius."""
-    rng = stream(patient_seed, "dust", finding_seed)
+def opacity_type(patient_seed: int, finding_seed: int) -> tuple[str, float]:
+    """The small opacities of a pneumoconiosis: their type, "rounded" or "irregular", and their radius in image heights."""
+    rng = rng_for(patient_seed, "dust", finding_seed)
     return ("irregular" if rng.random() < 0.25 else "rounded"), float(rng.uniform(0.0058, 0.0092))
 
 

@@ -1,17 +1,67 @@
-"""From a patient to pixels and masks. Built in chapter 01_image_report_pairs."""
+"""From a patient to pixels and masks: the scene that findings are drawn into, and the film made of it.
+
+Built in chapter 01_image_report_pairs.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
-from .anatomy import Frame, Outline, bones, gas_bubble, lung_fields, pixel_grid, soft_tissue, vessels
-from .devices import draw_devices, draw_marker
-from .findings import deform, draw_finding
-from .patients import Patient, stream
-from .scene import Scene
-from .textures import ramp
+from medvlp_lite.phantom.anatomy import SIDES, Frame, Outline, bones, gas_bubble, lung_fields, soft_tissue, vessels
+from medvlp_lite.phantom.devices import draw_devices, draw_marker
+from medvlp_lite.phantom.findings import deform, draw_finding
+from medvlp_lite.phantom.patients import Patient, rng_for
+from medvlp_lite.phantom.textures import ramp
+
+ZONE_SPAN = {"apical": (0.04, 0.12), "upper": (0.14, 0.32), "mid": (0.40, 0.60), "lower": (0.68, 0.90)}
+
+
+@dataclass
+class Scene:
+    """What a finding is drawn into: the image so far and the anatomy it must respect.
+
+    ``outline`` and ``lungs`` are as the findings deform them, ``base`` and ``healthy`` as they would be without.
+
+    ``image`` is attenuation, about 0 (air) to 1; ``solid`` is soft tissue as it would be
+    without air in the lungs; ``blood`` is what vessels add. All are float32 (S, S).
+    """
+
+    patient: Patient
+    frame: Frame
+    outline: Outline
+    base: Outline
+    lungs: dict[str, np.ndarray]
+    healthy: dict[str, np.ndarray]
+    image: np.ndarray
+    solid: np.ndarray
+    blood: np.ndarray
+
+    def around(self, side: str, w: float, v: float, reach: float) -> tuple[slice, slice]:
+        """The pixel window around a point."""
+        u = w * SIDES[side]
+        return self.frame.window(u - reach, u + reach, v - reach, v + reach)
+
+    def w(self, side: str, window: tuple[slice, slice]) -> np.ndarray:
+        """Distance from the midline towards ``side``, at every pixel of the window."""
+        return self.frame.u[window] * SIDES[side]
+
+    def add_density(self, window: tuple[slice, slice], density: np.ndarray) -> None:
+        """Add ``density`` to the image; the brighter it is already, the less it gains."""
+        image = self.image[window]
+        image += density * np.clip((0.95 - image) * (1 / 0.75), 0, 1.2)
+
+    def place(self, side: str, position: str, draws: list[float], margin: float) -> tuple[float, float]:
+        """A point (w, v) in the zone, ``margin`` away from heart and wall where the lung allows."""
+        low, high = ZONE_SPAN[position]
+        v = self.base.height(side, low + (high - low) * draws[0])
+        inner, outer = self.base.extent(side, v)
+        inner, outer = inner + 0.55 * margin, outer - 0.75 * margin
+        if inner > outer:
+            inner = outer = (inner + outer) / 2
+        return inner + (outer - inner) * (0.1 + 0.8 * draws[1]), v
 
 
 @dataclass(frozen=True)
@@ -66,28 +116,24 @@ def _chest(frame: Frame, outline: Outline) -> np.ndarray:
 
 def _expose(patient: Patient, frame: Frame, image: np.ndarray) -> np.ndarray:
     """Blur, collimation and the film's curve."""
-    from scipy.ndimage import gaussian_filter
-
     e = patient.exposure
     image = gaussian_filter(image, e.blur * frame.size, truncate=2.5, mode="nearest")
     image = image * (1 - e.scatter) + e.scatter * 0.55 + e.offset
-    x, y = pixel_grid(frame.size)
-    image *= e.gain * (1 + 2 * e.tone * (y - 0.5) + 2 * e.heel * (x - 0.5))
+    image *= e.gain * (1 + 2 * e.tone * (frame.y - 0.5) + 2 * e.heel * (frame.x - 0.5))
     levels = np.arange(4096, dtype=np.float32) / 2048
     film = np.where(levels > 0.72, 0.72 + 0.5 * np.tanh((levels - 0.72) / 0.5), levels)
     film = np.clip(film, 0, 1) ** np.float32(e.gamma)
     image = film.take(np.clip(image * 2048, 0, 4095).astype(np.intp))
     if e.collimation > 0:
         edge = e.collimation
-        side = (np.arange(frame.size, dtype=np.float32) + 0.5) / frame.size
-        shutter = ramp(np.minimum(side, 1 - side) - edge, 0.008)
-        image *= shutter[None, :] * shutter[:, None]
+        across, down = (ramp(np.minimum(at, 1 - at) - edge, 0.008) for at in (frame.x, frame.y))
+        image *= across * down
     return image
 
 
 def _digitise(patient: Patient, image: np.ndarray) -> np.ndarray:
     size = image.shape[0]
-    rng = stream(patient.seed, "noise", patient.visit)
+    rng = rng_for(patient.seed, "noise", patient.visit)
     grain = patient.exposure.noise * min(size / 128, 4.0) ** 0.5 * 6**0.5
     speckle = rng.random(image.shape, dtype=np.float32) + rng.random(image.shape, dtype=np.float32) - 1
     image = image + grain * speckle * (0.5 + 0.5 * image)

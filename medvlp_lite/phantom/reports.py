@@ -1,14 +1,21 @@
-"""The report that goes with a phantom: what is said, hedged, denied or left out. Built in chapter 01_image_report_pairs."""
+"""The report that goes with a phantom: what is said, hedged, denied or left out. Its words are in ``data/phrases.json``.
+
+Built in chapter 01_image_report_pairs.
+"""
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 
-from . import phrases as say
-from .patients import ENTITIES, UNSEEN, FindingSpec, Patient, dust
+from medvlp_lite.phantom.patients import ENTITIES, UNSEEN, FindingSpec, Patient, opacity_type
 
+WORDS = SimpleNamespace(**json.loads((Path(__file__).parent / "data" / "phrases.json").read_text(encoding="utf-8")))
+SYNONYMS: dict[str, list[str]] = WORDS.synonyms
 STYLES = ("varied", "terse", "template")
 MENTION_RATE = (0.9, 0.35)
 HEDGE_RATE = (0.25, 0.10, 0.03)  # by severity
@@ -35,10 +42,14 @@ def write_report(
 ) -> Report:
     """Write the report of a patient's film.
 
-    ``style`` is "varied" (sections, many phrasings, hedges, comparisons, distractors), "terse" (short notes) or "template"
-    (one fixed sentence per finding, nothing hedged). ``mention_rate`` gives the share of present and the average share of
-    absent entities that the report speaks of. A sentence such as "The lungs are clear" counts as no mention.
-    Raises ValueError for an unknown style or rates outside [0, 1].
+    Args:
+        style: "varied" (sections, many phrasings, hedges, comparisons, distractors), "terse" (short notes) or "template"
+            (one fixed sentence per finding, nothing hedged).
+        mention_rate: the share of present and the average share of absent entities that the report speaks of. A sentence
+            such as "The lungs are clear" counts as no mention.
+
+    Raises:
+        ValueError: for an unknown style or rates outside [0, 1].
     """
     if style not in STYLES:
         raise ValueError(f"style must be one of {', '.join(STYLES)}, got {style!r}")
@@ -55,7 +66,7 @@ def _denies(entity: str, here: set[str], rate: float, rng: random.Random) -> boo
     draw = rng.random()
     if entity == "ground-glass opacity" and UNSEEN in here:
         return False  # the unseen disease shows ground glass
-    return draw < 1 - (1 - rate) ** say.TALKED_OF.get(entity, 0.55)
+    return draw < 1 - (1 - rate) ** WORDS.denial_weights.get(entity, 0.55)
 
 
 def _varied(patient: Patient, said: list[FindingSpec], denied: list[str], rng: random.Random) -> Report:
@@ -65,24 +76,24 @@ def _varied(patient: Patient, said: list[FindingSpec], denied: list[str], rng: r
         if rng.random() < HEDGE_RATE[spec.level]:
             hedged.add(spec.entity)
             np, _ = _phrase(patient, spec, rng)
-            sentences.append(_fill(rng.choice(say.HEDGES), np=np))
+            sentences.append(_fill(rng.choice(WORDS.hedges), np=np))
         else:
             pending.append(spec)
     while pending:
         spec = pending.pop(0)
         np, plural = _phrase(patient, spec, rng)
         if pending and rng.random() < 0.3:
-            sentences.append(_fill(rng.choice(say.PAIRS), a=np, b=_phrase(patient, pending.pop(0), rng)[0]))
+            sentences.append(_fill(rng.choice(WORDS.pairs), a=np, b=_phrase(patient, pending.pop(0), rng)[0]))
             continue
-        sentence = _fill(rng.choice(say.FRAMES)[plural], np=np)
+        sentence = _fill(rng.choice(WORDS.frames)[plural], np=np)
         if has_prior and rng.random() < 0.5:
-            sentence = f"{sentence[:-1]}, {rng.choice(say.CHANGE[_course(patient, spec, rng)])}."
+            sentence = f"{sentence[:-1]}, {rng.choice(WORDS.change[_course(patient, spec, rng)])}."
         sentences.append(sentence)
     normal = not patient.findings
     sentences += _resolved(patient, denied, rng)
     sentences += _negations(denied, hedged, rng)
     if not {spec.entity for spec in patient.findings} & set(LUNG_ENTITIES) and rng.random() < 0.5:
-        sentences.append(rng.choice(say.CLEAR))
+        sentences.append(rng.choice(WORDS.clear))
     sentences += _surroundings(patient, rng)
     if rng.random() < 0.5:
         rng.shuffle(sentences)
@@ -96,11 +107,11 @@ def _varied(patient: Patient, said: list[FindingSpec], denied: list[str], rng: r
 def _terse(patient: Patient, said: list[FindingSpec], denied: list[str], rng: random.Random) -> Report:
     notes = [_fill("{Np}.", np=_phrase(patient, spec, rng, short=True)[0]) for spec in said]
     notes += _negations(denied, set(), rng, hedges=False)
-    notes += [rng.choice(say.DEVICE_SENTENCES[name]) for name in patient.devices if rng.random() < 0.5]
-    notes += rng.sample(say.DISTRACTORS, rng.choice((0, 0, 1, 1, 2)))
+    notes += [rng.choice(WORDS.devices[name]) for name in patient.devices if rng.random() < 0.5]
+    notes += rng.sample(WORDS.distractors, rng.choice((0, 0, 1, 1, 2)))
     rng.shuffle(notes)
-    opening = "" if rng.random() < 0.3 else f"{rng.choice(say.VIEWS[patient.view])} "
-    text = f"FINDINGS: {opening}{' '.join(notes or [rng.choice(say.DISTRACTORS)])}"
+    opening = "" if rng.random() < 0.3 else f"{rng.choice(WORDS.views[patient.view])} "
+    text = f"FINDINGS: {opening}{' '.join(notes or [rng.choice(WORDS.distractors)])}"
     return Report(text, frozenset([s.entity for s in said] + denied), frozenset())
 
 
@@ -117,37 +128,35 @@ def _template(patient: Patient, said: list[FindingSpec], denied: list[str], rng:
 
 def _phrase(patient: Patient, spec: FindingSpec, rng: random.Random, short: bool = False) -> tuple[str, bool]:
     """A noun phrase with grade and place, and whether it is a plural."""
-    templates = say.POSITIVE[spec.entity]
+    templates = WORDS.present[spec.entity]
     if spec.side == "bilateral":
-        templates = say.BOTH_SIDES.get(spec.entity, templates)
+        templates = WORDS.present_bilateral.get(spec.entity, templates)
     template = templates[0] if short else rng.choice(templates)
     sizes = MILLIMETRES.get(spec.entity, (0, 0, 0))
     text = template.lstrip("*").format(
-        sev=rng.choice(say.GRADES.get(spec.entity, say.GRADES["default"])[spec.level]),
-        mod=rng.choice(say.MEANT[spec.severity]),
+        sev=rng.choice(WORDS.grades.get(spec.entity, WORDS.grades["default"])[spec.level]),
+        mod=rng.choice(WORDS.grade_adverbs[spec.severity]),
         side=spec.side,
         loc=_place(spec, rng),
         zone=spec.position,
         mm=sizes[spec.level] + rng.randint(-2, 2),
-        kind=dust(patient.seed, spec.seed)[0],
+        kind=opacity_type(patient.seed, spec.seed)[0],
         ilo=rng.choice((("1/0", "1/1", "1/2"), ("2/1", "2/2", "2/3"), ("3/2", "3/3", "3/+"))[spec.level]),
         roman=("I", "II", "III")[spec.level],
         number=spec.level + 1,
     )
     if spec.entity == "pneumoconiosis" and spec.level == 2 and rng.random() < 0.8:
-        text += rng.choice(
-            (" and large confluent opacities", " and category B large opacities", " with massive fibrosis")
-        )
+        text += rng.choice(WORDS.large_opacities)
     return _article(text), template.startswith("*")
 
 
 def _place(spec: FindingSpec, rng: random.Random) -> str:
     both = spec.side == "bilateral"
-    if spec.position in say.PLACES:
-        return rng.choice(say.PLACES[spec.position][both]).format(side=spec.side)
-    if spec.position not in say.ZONE_NAMES:
+    if spec.position in WORDS.places:
+        return rng.choice(WORDS.places[spec.position][both]).format(side=spec.side)
+    if spec.position not in WORDS.zones:
         return ""
-    zone, one = rng.choice(say.ZONE_NAMES[spec.position]), rng.random() < 0.5
+    zone, one = rng.choice(WORDS.zones[spec.position]), rng.random() < 0.5
     if both:
         return f"in both {zone}s" if one else f"bilaterally in the {zone}s"
     if one and "lung" not in zone:
@@ -183,7 +192,7 @@ def _resolved(patient: Patient, denied: list[str], rng: random.Random) -> list[s
     sentences = []
     for entity in gone:
         if rng.random() < 0.7 and not (entity == "ground-glass opacity" and patient.find(UNSEEN)):
-            sentences.append(rng.choice(say.RESOLVED).format(name=say.PLAIN_NAMES[entity][0]))
+            sentences.append(rng.choice(WORDS.resolved).format(name=WORDS.names[entity][0]))
             if entity not in denied:
                 denied.append(entity)
     return sentences
@@ -194,31 +203,30 @@ def _negations(denied: list[str], hedged: set[str], rng: random.Random, hedges: 
     rng.shuffle(names)
     while names:
         entity = names.pop()
-        name = rng.choice(say.PLAIN_NAMES[entity])
+        name = rng.choice(WORDS.names[entity])
         if hedges and rng.random() < 0.04:
             hedged.add(entity)
             np = _article(f"a {name}") if entity in ("nodule", "mass", "effusion", "granuloma") else name
-            sentences.append(_fill(rng.choice(say.HEDGES), np=np))
-        elif entity in say.ABSENT_SENTENCES and rng.random() < 0.45:
-            sentences.append(rng.choice(say.ABSENT_SENTENCES[entity]))
+            sentences.append(_fill(rng.choice(WORDS.hedges), np=np))
+        elif entity in WORDS.absent_sentences and rng.random() < 0.45:
+            sentences.append(rng.choice(WORDS.absent_sentences[entity]))
         else:
-            listed = [name] + [
-                rng.choice(say.PLAIN_NAMES[names.pop()]) for _ in range(min(rng.choice((0, 1, 1, 2, 3)), len(names)))
-            ]
-            joined = listed[0] if len(listed) == 1 else f"{', '.join(listed[:-1])} {'or'} {listed[-1]}"
-            sentences.append(rng.choice(say.NEGATIONS).format(names=joined))
+            more = min(rng.choice((0, 1, 1, 2, 3)), len(names))
+            listed = [name] + [rng.choice(WORDS.names[names.pop()]) for _ in range(more)]
+            joined = name if len(listed) == 1 else f"{', '.join(listed[:-1])} or {listed[-1]}"
+            sentences.append(rng.choice(WORDS.negations).format(names=joined))
     return sentences
 
 
 def _surroundings(patient: Patient, rng: random.Random) -> list[str]:
-    sentences = [rng.choice(say.DEVICE_SENTENCES[name]) for name in patient.devices if rng.random() < 0.85]
+    sentences = [rng.choice(WORDS.devices[name]) for name in patient.devices if rng.random() < 0.85]
     if patient.scoliosis and rng.random() < 0.8:
-        sentences.append(rng.choice(say.SCOLIOSIS))
+        sentences.append(rng.choice(WORDS.scoliosis))
     if patient.exposure.inspiration < -0.012 and rng.random() < 0.6:
-        sentences.append(rng.choice(("Lung volumes are low.", "Shallow inspiration.")))
+        sentences.append(rng.choice(WORDS.shallow_breath))
     if abs(patient.exposure.turn) > 0.012 and rng.random() < 0.6:
-        sentences.append(rng.choice(("The patient is slightly rotated.", "Mild rotation of the patient.")))
-    return sentences + rng.sample(say.DISTRACTORS, rng.choice((0, 1, 1, 2, 3)))
+        sentences.append(rng.choice(WORDS.rotated))
+    return sentences + rng.sample(WORDS.distractors, rng.choice((0, 1, 1, 2, 3)))
 
 
 def _heading(patient: Patient, has_prior: bool, rng: random.Random) -> list[str]:
@@ -226,35 +234,31 @@ def _heading(patient: Patient, has_prior: bool, rng: random.Random) -> list[str]
     if rng.random() < 0.7:
         age = rng.randint(19, 93)
         person = "woman" if patient.anatomy.breast > 0 else "man"
-        complaint = rng.choice(say.REASONS)
+        complaint = rng.choice(WORDS.reasons)
         if rng.random() < 0.7:
-            complaint = f"{rng.choice(say.COMPLAINTS)}{rng.choice(say.DURATIONS)}"
-        sections.append(
-            "INDICATION: "
-            + rng.choice((f"{age}-year-old {person}, {complaint}.", f"{person.capitalize()} aged {age}: {complaint}."))
-        )
-    if has_prior or rng.random() < 0.35:
-        prior = (
-            rng.choice(say.SOME_PRIOR).format(month=rng.choice(say.MONTHS)) if has_prior else rng.choice(say.NO_PRIOR)
-        )
-        sections.append(f"COMPARISON: {prior}")
+            complaint = f"{rng.choice(WORDS.complaints)}{rng.choice(WORDS.durations)}"
+        ways = (f"{age}-year-old {person}, {complaint}.", f"{person.capitalize()} aged {age}: {complaint}.")
+        sections.append(f"INDICATION: {rng.choice(ways)}")
+    if has_prior:
+        sections.append(f"COMPARISON: {rng.choice(WORDS.some_prior).format(month=rng.choice(WORDS.months))}")
+    elif rng.random() < 0.35:
+        sections.append(f"COMPARISON: {rng.choice(WORDS.no_prior)}")
     if rng.random() < 0.6:
-        sections.append(f"TECHNIQUE: {rng.choice(say.VIEWS[patient.view])}")
+        sections.append(f"TECHNIQUE: {rng.choice(WORDS.views[patient.view])}")
     return sections
 
 
 def _impression(patient: Patient, said: list[FindingSpec], hedged: set[str], normal: bool, rng: random.Random) -> str:
     if not said:
-        return rng.choice(say.NORMAL_IMPRESSIONS if normal else say.UNREMARKED_IMPRESSIONS)
+        return rng.choice(WORDS.normal_impressions if normal else WORDS.other_impressions)
     chosen = sorted(said, key=lambda spec: -spec.level)[: rng.choice((1, 2, 3, 3))]
     lines = []
     for spec in chosen:
         np, _ = _phrase(patient, spec, rng, short=rng.random() < 0.4)
-        lines.append(
-            _fill(rng.choice(("Possible {np}.", "Suspected {np}.")) if spec.entity in hedged else "{Np}.", np=np)
-        )
+        frame = rng.choice(("Possible {np}.", "Suspected {np}.")) if spec.entity in hedged else "{Np}."
+        lines.append(_fill(frame, np=np))
     if rng.random() < 0.25:
-        lines.append(rng.choice(say.FOLLOW_UPS))
+        lines.append(rng.choice(WORDS.advice))
     if len(lines) > 1 and rng.random() < 0.5:
         return " ".join(f"{i}. {line}" for i, line in enumerate(lines, 1))
     return " ".join(lines)

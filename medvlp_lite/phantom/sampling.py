@@ -7,8 +7,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 
-from ..studies import SEVERITIES
-from .patients import (
+from medvlp_lite.phantom.patients import (
     DEVICES,
     ENTITIES,
     POSITIONS,
@@ -18,8 +17,9 @@ from .patients import (
     FindingSpec,
     Patient,
     allowed_sides,
-    stream,
+    rng_for,
 )
+from medvlp_lite.studies import SEVERITIES
 
 BILATERAL_SHARE = {"consolidation": 0.15, "ground-glass opacity": 0.3, "effusion": 0.3, "pleural thickening": 0.25}
 DEFAULT_PREVALENCE = 0.12
@@ -38,18 +38,22 @@ def sample_patient(
 ) -> Patient:
     """Draw a patient from a seed (an integer >= 0).
 
-    ``prevalence`` is the share of patients having each entity: one number for all, or a mapping (what it leaves out keeps
-    the default 0.12). ``stage_prevalence`` gives the shares of pneumoconiosis stages 0-3 and overrides the prevalence of
-    pneumoconiosis. ``entities`` limits what may occur; the unseen disease occurs only when named there. ``healthy`` is a
-    share without any finding, beyond those that chance leaves free; the other shares are kept.
-    Raises ValueError for shares outside [0, 1], unknown names or a negative seed.
+    Args:
+        prevalence: the share of patients having each entity: one number for all, or a mapping (what it leaves out keeps the
+            default 0.12).
+        stage_prevalence: the shares of pneumoconiosis stages 0-3; overrides the prevalence of pneumoconiosis.
+        entities: what may occur; the unseen disease occurs only when named here.
+        healthy: a share without any finding, beyond those that chance leaves free; the other shares are kept.
+
+    Raises:
+        ValueError: for shares outside [0, 1], unknown names or a negative seed.
     """
     shares = _shares(prevalence, entities)
     stages = _stage_shares(stage_prevalence, prevalence, entities)
     if seed < 0:
         raise ValueError(f"seed must be 0 or more, got {seed}")
     names = tuple(POSITIONS)  # fixed order: leaving an entity out moves no other draw
-    draws = stream(seed, "findings").random((len(names) + 1, 6))
+    draws = rng_for(seed, "findings").random((len(names) + 1, 6))
     healthy = min(healthy, 1 - max([*shares.values(), 1 - stages[0]], default=0))
     findings = []
     if draws[-1, 0] >= healthy:
@@ -66,7 +70,7 @@ def sample_patient(
 def follow_up(patient: Patient, *, entities: Sequence[str] = ENTITIES, devices: bool = True) -> Patient:
     """The same patient at the next visit: a new film, findings that stayed, grew, shrank, went or came."""
     visit = patient.visit + 1
-    rng = stream(patient.seed, "course", visit)
+    rng = rng_for(patient.seed, "course", visit)
     findings = []
     for spec in patient.findings:
         step = int(rng.choice([-1, 0, 0, 1]))
@@ -90,22 +94,23 @@ def _draw(kind: type, rng: np.random.Generator) -> dict[str, float]:
 
 
 def _person(seed: int, visit: int, findings: tuple[FindingSpec, ...], devices: bool) -> Patient:
-    body, film, extras = stream(seed, "anatomy"), stream(seed, "film", visit), stream(seed, "extras", visit)
+    body, film, extras = rng_for(seed, "anatomy"), rng_for(seed, "film", visit), rng_for(seed, "extras", visit)
     anatomy = _draw(Anatomy, body)
     scoliosis = bool(body.random() < 0.07)
     if scoliosis:
         anatomy["bend"] = float(body.choice([-1, 1]) * body.uniform(0.018, 0.036))
-    worn: list[str] = []
+    chosen: list[str] = []
     luck = extras.random(4)
     if devices and luck[0] < 0.3:
-        worn = list(extras.choice(DEVICES, size=1 + int(luck[1] < 0.35), replace=False))
+        chosen = list(extras.choice(DEVICES, size=1 + int(luck[1] < 0.35), replace=False))
+    supine = "endotracheal tube" in chosen or "ECG leads" in chosen
     return Patient(
         seed=seed,
         anatomy=Anatomy(**anatomy),
         exposure=Exposure(**_draw(Exposure, film)),
-        view="AP" if luck[2] < (0.6 if "endotracheal tube" in worn or "ECG leads" in worn else 0.25) else "PA",
+        view="AP" if luck[2] < (0.6 if supine else 0.25) else "PA",
         findings=findings,
-        devices=tuple(str(name) for name in DEVICES if name in worn),
+        devices=tuple(str(name) for name in DEVICES if name in chosen),
         scoliosis=scoliosis,
         marker=("L", "R", None)[min(int(luck[3] * 2.3), 2)],
         visit=visit,

@@ -11,12 +11,17 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from medvlp_lite.cache import source_fingerprint
+from medvlp_lite.training import write_whole
+
 PACKAGE = Path(__file__).parent.parent
+COLLAPSED_BELOW, FITTED_BELOW = 0.05, 0.01
 
 
 @dataclass
@@ -39,15 +44,12 @@ class RunRecord:
     peak_memory_mb: float = 0.0
     settings: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
-    claims: list[dict[str, str]] = field(default_factory=list)
 
     @classmethod
     def start(
         cls, name: str, *, profile: str, seeds: list[int], data: str, settings: dict[str, Any] | None = None
     ) -> RunRecord:
         """A record of a run that begins now; ``data`` is the fingerprint of its data set."""
-        from medvlp_lite.training import source_fingerprint
-
         record = cls(name, profile, seeds, data, settings=settings or {})
         record.commit, record.source, record.device = commit(), source_fingerprint(), device_name()
         record.packages = package_versions()
@@ -64,8 +66,7 @@ class RunRecord:
     def save(self, folder: str | Path) -> Path:
         """Write ``<folder>/<name>-<profile>.json`` and return its path."""
         path = Path(folder) / f"{self.name}-{self.profile}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(_plain(asdict(self)), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(plain(asdict(self)), indent=2, allow_nan=False) + "\n")
         return path
 
     @classmethod
@@ -76,15 +77,59 @@ class RunRecord:
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a run record: {error}") from error
 
+    @property
+    def collapsed(self) -> int:
+        """The number of seeds in which some class of the test set is answered in less than 5 % of its cases."""
+        tables = (run.get("confusion") or run.get("probe", {}).get("confusion") for run in self.metrics.get("runs", ()))
+        return sum(lowest_recall(table) < COLLAPSED_BELOW for table in tables if table)
 
-def _plain(value: Any) -> Any:
+    @property
+    def converged(self) -> bool | None:
+        """Whether, in every seed, the last doubling of images moved the validation measure by less than .01; None without curves."""
+        curves = [run.get("curve", {}).get("validation", {}) for run in self.metrics.get("runs", ())]
+        if not curves or any(len(curve.get("values", ())) < 2 for curve in curves):
+            return None
+        return all(last_doubling(curve["images"], curve["values"]) < FITTED_BELOW for curve in curves)
+
+    @property
+    def confirmation(self) -> bool:
+        """Whether the run was made on the draws that are opened once, at the end."""
+        return bool(self.settings.get("confirmation"))
+
+
+def lowest_recall(confusion: Sequence[Sequence[int]]) -> float:
+    """The smallest share of a class's cases that are answered right; rows (K, K) are the truth, classes without a case do not count."""
+    return min(row[k] / sum(row) for k, row in enumerate(confusion) if sum(row))
+
+
+def last_doubling(images: Sequence[int], values: Sequence[float]) -> float:
+    """How far a curve moved between half of its last number of images and the last, linear between its points."""
+    places = zip(images, images[1:], values, values[1:])
+    half = images[-1] / 2
+    before = next((a + (b - a) * (half - x) / (y - x) for x, y, a, b in places if x <= half <= y), values[0])
+    return abs(values[-1] - before)
+
+
+def results_folder() -> Path:
+    """Where the committed records stand: inside an installed package, or in ``book/results`` of a checkout."""
+    installed = PACKAGE / "results"
+    return installed if installed.is_dir() else PACKAGE.parent / "book" / "results"
+
+
+def load_record(name: str, profile: str = "long", folder: Path | None = None) -> RunRecord | None:
+    """The record of a row in a folder, by default the committed one, or None when there is none."""
+    path = (folder or results_folder()) / f"{name}-{profile}.json"
+    return RunRecord.load(path) if path.is_file() else None
+
+
+def plain(value: Any) -> Any:
     """Only what JSON knows; NaN and infinity, which JSON does not know, become null."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value

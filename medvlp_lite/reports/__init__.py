@@ -1,5 +1,5 @@
 """Reports to triplets: the report filter, its vocabulary, the knowledge base, and a language-model back end."""
 
-from .filter import ReportFilter, adjacency, entity_labels, entity_of, extract, mentions
+from medvlp_lite.reports.filter import ReportFilter, adjacency, entity_labels, entity_of, extract, mentions
 
 __all__ = ["ReportFilter", "adjacency", "entity_labels", "entity_of", "extract", "mentions"]

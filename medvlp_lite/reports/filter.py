@@ -6,15 +6,15 @@ Built in chapter 02_reports_to_triplets.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from ..studies import Triplet
-from .lexicon import load
-from .sections import report_text, sections, sentences
-from .sentence import Mention, anaphoric, read_sentence
-from .vocabulary import landmarks, vocabulary
+from medvlp_lite.reports.lexicon import load
+from medvlp_lite.reports.sections import report_text, sections, sentences
+from medvlp_lite.reports.sentence import Mention, anaphoric, read_sentence
+from medvlp_lite.reports.vocabulary import landmarks, vocabulary
+from medvlp_lite.studies import Triplet
 
 UNCERTAIN = {"unknown": None, "present": True, "absent": False}
 ANAPHOR = re.compile(r"\s*(?:this|these|it|they|(?:the )?(?:appearance|finding|findings))\b", re.IGNORECASE)
@@ -31,56 +31,48 @@ def mentions(report: str | None) -> list[Mention]:
     for start, end in sections(report):
         for first, last in sentences(report, start, end):
             found = read_sentence(report[first:last])
-            refers = previous is not None and found and ANAPHOR.match(report, first, last)
-            antecedent = previous
+            antecedent = previous if found and ANAPHOR.match(report, first, last) else None
             for mention in found:
-                if refers and mention.present is not False:
+                if antecedent and mention.present is not False:
                     mention = anaphoric(mention, antecedent)
-                a, b = mention.span
-                out.append(mention._replace(span=(first + a, first + b), sentence=(first, last)))
+                out.append(mention.within(first, last))
                 if mention.present is not False and mention.category:
                     previous = mention
     return out
 
 
-class ReportFilter:
-    """Free text to triplets (equations K-3 and F-1).
+def uncertain_state(uncertain: str) -> bool | None:
+    """What a hedged finding becomes: None for "unknown" (as MedKLIP leaves it), True for "present", False for "absent".
 
-    ``uncertain`` says what a hedged finding becomes: "unknown" (None, as MedKLIP leaves it), "present" or "absent".
-    ``implied`` keeps what a normal structure excludes ("heart size is normal": no cardiomegaly).
-    Raises ValueError on another value; its methods raise TypeError on what is no report, as ``mentions`` does.
+    Raises ValueError on another word.
+    """
+    if uncertain not in UNCERTAIN:
+        raise ValueError(f"uncertain must be one of {sorted(UNCERTAIN)}, got {uncertain!r}")
+    return UNCERTAIN[uncertain]
+
+
+def triplets_of(mention: Mention, present: bool | None, span: tuple[int, int] | None) -> Iterator[Triplet]:
+    """One triplet per landmark of a mention: a bilateral effusion gives left_pleural and right_pleural."""
+    said = (mention.severity, mention.side, mention.location, mention.category or None)
+    for position in landmarks(mention.site, mention.zone, mention.side):
+        yield Triplet(mention.concept, position, present, *said, span)
+
+
+class ReportFilter:
+    """Free text to triplets (equations K-3 and F-1); ``uncertain``: see ``uncertain_state``.
+
+    Its methods raise TypeError on what is no report, as ``mentions`` does.
     """
 
-    def __init__(self, uncertain: str = "unknown", implied: bool = True):
-        if uncertain not in UNCERTAIN:
-            raise ValueError(f"uncertain must be one of {sorted(UNCERTAIN)}, got {uncertain!r}")
-        self.uncertain = uncertain
-        self.implied = implied
-
-    def __call__(self, report: str | None) -> list[Triplet]:
-        return self.extract(report)
+    def __init__(self, uncertain: str = "unknown"):
+        self.unsure = uncertain_state(uncertain)
 
     def extract(self, report: str | None) -> list[Triplet]:
-        """One triplet per finding and landmark: a bilateral effusion gives left_pleural and right_pleural."""
-        out: list[Triplet] = []
-        for mention in mentions(report):
-            if mention.implied and not self.implied:
-                continue
-            present = UNCERTAIN[self.uncertain] if mention.present is None else mention.present
-            for position in landmarks(mention.site, mention.zone, mention.side):
-                out.append(
-                    Triplet(
-                        entity=mention.concept,
-                        position=position,
-                        present=present,
-                        severity=mention.severity,
-                        side=mention.side,
-                        location=mention.location,
-                        category=mention.category or None,
-                        span=mention.span,
-                    )
-                )
-        return out
+        """The triplets of every mention, also of what a normal structure excludes ("heart size is normal")."""
+        states = ((m, self.unsure if m.present is None else m.present) for m in mentions(report))
+        return [triplet for m, present in states for triplet in triplets_of(m, present, m.span)]
+
+    __call__ = extract
 
 
 def extract(report: str | None, uncertain: str = "unknown") -> list[Triplet]:
@@ -108,10 +100,9 @@ def adjacency(triplets: Iterable[Triplet], entities: Sequence[str] | None = None
     matrix = np.full((len(rows), len(columns)), np.nan)
     for triplet in triplets:
         column = columns.get(triplet.entity, columns.get(entity_of(triplet.entity)))
-        if triplet.present is None or column is None:
-            continue
-        cell = rows.get(triplet.position, rows["other"]), column
-        matrix[cell] = np.fmax(matrix[cell], float(triplet.present))
+        if triplet.present is not None and column is not None:
+            cell = rows.get(triplet.position, rows["other"]), column
+            matrix[cell] = np.fmax(matrix[cell], float(triplet.present))
     return matrix
 
 

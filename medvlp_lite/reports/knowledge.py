@@ -6,21 +6,18 @@ Built in chapter 02_reports_to_triplets.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from functools import lru_cache
-from pathlib import Path
 
-from ..studies import Triplet
-from .lexicon import load
+from medvlp_lite.reports.lexicon import load
+from medvlp_lite.reports.vocabulary import read_data
+from medvlp_lite.studies import Triplet
 
 TEMPLATES = ("paper", "code")
 
 
-@lru_cache(maxsize=1)
 def base() -> dict[str, dict]:
     """The knowledge base: "sources", "entities" and "categories", as read from its file."""
-    return json.loads((Path(__file__).parent / "data" / "knowledge.json").read_text(encoding="utf-8"))
+    return read_data("knowledge")
 
 
 def describe(entity: str) -> str:
@@ -38,51 +35,43 @@ def describe(entity: str) -> str:
     return entities[concept.entity]["text"]
 
 
-def explain(category: str) -> str:
-    """The visual attributes of one of MedFILIP's 61 categories, in a sentence (equation F-3).
-
-    Raises ValueError on another category.
-    """
-    categories = base()["categories"]
-    if category not in categories:
-        raise ValueError(f"no explanation of category {category!r}; known are {', '.join(sorted(categories))}")
-    return categories[category]["text"]
-
-
 def source(name: str) -> str:
     """The reference behind an entity's description or a category's explanation. Raises ValueError if there is none."""
-    rows = base()
-    row = rows["entities"].get(name) or rows["categories"].get(name)
+    row = base()["entities"].get(name) or base()["categories"].get(name)
     if row is None:
         raise ValueError(f"no source for {name!r}; it is neither a described entity nor an explained category")
-    return rows["sources"][row["source"]]
+    return base()["sources"][row["source"]]
+
+
+def own_words(location: str | None, category: str) -> str | None:
+    """The words of a location that its category does not hold: of "pulmonary vascular" congestion, "pulmonary"."""
+    return " ".join(word for word in (location or "").split() if word not in category.split()) or None
 
 
 def structured_label(
-    severity: str | None, location: str | None, category: str, explain: bool = True, template: str = "paper"
+    severity: str | None, location: str | None, category: str, explanation: str = "", template: str = "paper"
 ) -> str:
-    """Equation F-4: severity, location and category as one text, with the category's explanation.
+    """Equation F-4: severity, location and category as one text, with the category's explanation if one is given.
 
     ``template`` "paper": "mild left pleural effusion, where effusion is ..."; "code": "mild left pleural effusion. ...".
-    Missing slots are left out; a category without an explanation stands alone. Raises ValueError on another template.
+    Missing slots are left out, and no word of the category is said twice. Raises ValueError on another template.
     """
     if template not in TEMPLATES:
         raise ValueError(f"template must be one of {TEMPLATES}, got {template!r}")
-    label = " ".join(word for word in (severity, location, category) if word)
-    row = base()["categories"].get(category)
-    if not explain or row is None:
+    label = " ".join(word for word in (severity, own_words(location, category), category) if word)
+    if not explanation:
         return label
-    text = row["text"]
     if template == "code":
-        return f"{label}. {text}"
-    return f"{label}, where {category} is {text[0].lower()}{text[1:].rstrip('.')}"
+        return f"{label}. {explanation}"
+    return f"{label}, where {category} is {explanation[0].lower()}{explanation[1:].rstrip('.')}"
 
 
 def structured_labels(triplets: Iterable[Triplet], explain: bool = True, template: str = "paper") -> list[str]:
     """The structured labels of all present triplets that have a category, each once, in order (equation F-4)."""
+    texts = {name: row["text"] for name, row in base()["categories"].items()} if explain else {}
     labels = [
-        structured_label(triplet.severity, triplet.location, triplet.category, explain, template)
-        for triplet in triplets
-        if triplet.present and triplet.category
+        structured_label(t.severity, t.location, t.category, texts.get(t.category, ""), template)
+        for t in triplets
+        if t.present and t.category
     ]
     return list(dict.fromkeys(labels))

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .lexicon import Item, Token
+from medvlp_lite.reports.lexicon import Item, Sentence, Token, between
+from medvlp_lite.reports.vocabulary import read_data
 
 PLACES = frozenset(("side", "zone", "site"))
 BARRIERS = frozenset(("stops", "negation_before"))
 LINKS = frozenset(("joint", "verbs", "prepositions", "hedges", "hedges_after", "passive", "stops"))
 ADDITIONS = frozenset(("with", "as well as", "together with", "along with", "and also", "and also of", "plus"))
-PLURALS = frozenset(
-    ("bases", "apices", "lobes", "angles", "sulci", "hemidiaphragms", "hila", "lungs", "zones", "fields")
-)
+PLURALS = frozenset(read_data("context")["plurals"])
 SIDELESS = frozenset(("heart", "spine", "aorta", "stomach"))
 ZONED = frozenset(("lung", "pleural", "interstitium", "", "bone", "hilum", "pulmonary"))
-DEGREES = frozenset(("mild", "slight", "minimal", "marked", "significant", "substantial"))
+DEGREES = frozenset(read_data("context")["degrees"])
 TOO_WIDE = frozenset(("lung", "cardiopulmonary", "lung volume", "vasculature", "heart", "limb"))
 
 
@@ -38,58 +37,55 @@ class Place(NamedTuple):
         """Whether a side or zone is known."""
         return self.side is not None or self.zone is not None
 
+    @property
+    def open(self) -> bool:
+        """Whether a side or zone is still to be found."""
+        return not self.found and self.site not in SIDELESS
+
 
 def place(
-    target: Item, usual: str, site: Item | None, clause: list[Item], targets: list[Item], tokens: list[Token], text: str
+    target: Item, usual: str, site: Item | None, clause: list[Item], targets: list[Item], sentence: Sentence
 ) -> Place:
     """The place of ``target``; ``usual`` is its concept's usual site, ``site`` the structure that made it a finding."""
     before = _before(target, clause, targets)
-    explains = any(
-        item.kind == "hedges" and item.last <= target.first for item in clause
-    )  # "opacity consistent with ..."
-    alone = any(item.kind in PLACES for item in before) or (explains and any(t.first < target.first for t in targets))
+    alone = any(item.kind in PLACES for item in before)
+    if targets[0].first < target.first:  # "opacity consistent with ..."
+        alone = alone or any(item.kind == "hedges" and item.last <= target.first for item in clause)
     after = _after(target, clause, targets, alone=alone)
     places = [item for item in before if item.kind in PLACES]
     sides = [item for item in places if item.kind == "side"]
-    behind = [item for item in after if item.kind in PLACES]
     if not sides:
-        sides = [item for item in behind if item.kind == "side"]
-        places += behind
-    elif not any(item.kind == "zone" for item in places):
-        places += [item for item in behind if item.kind == "zone" and not any(i.kind == "side" for i in behind)]
-    if site is not None:
-        named = site.value.partition("+")[0]
-        places.append(site)
-    else:
-        named = _site(usual, [item for item in places if item.kind == "site"])
+        sides = [item for item in after if item.kind == "side"]
+        places += after
+    elif not any(item.kind == "zone" for item in places) and not any(item.kind == "side" for item in after):
+        places += [item for item in after if item.kind == "zone"]
+    named = site.value.partition("+")[0] if site else _site(usual, places)
+    places += [site] if site else []
     zone = next((item.value for item in places if item.kind == "zone"), None) if named in ZONED else None
-    side = None if named in SIDELESS else _side(sides, places, tokens, text, plural_lungs=named != "lung volume")
+    side = None if named in SIDELESS else _side(sides, places, sentence, plural_lungs=named != "lung volume")
     if zone == "lingula":
         side = "left"
     elif zone == "middle lobe" and side is None:
         side = "right"
-    words = sorted({i for item in (*sides, *places) for i in range(item.first, item.last)})
-    return Place(named, zone, side, _severity(target, before, clause, targets, tokens), tuple(words))
+    words = sorted({i for item in places for i in range(item.first, item.last)})
+    return Place(named, zone, side, _severity(target, before, clause, targets, sentence.tokens), tuple(words))
 
 
 def _before(target: Item, clause: list[Item], targets: list[Item]) -> list[Item]:
     """Items before the target that modify it, nearest first; also a place in front of "there is"."""
     found: list[Item] = []
     placed = False
-    for position in range(len(clause) - 1, -1, -1):
-        item = clause[position]
-        if item.last > target.first:
-            continue
+    ahead = [item for item in clause if item.last <= target.first]
+    for position, item in reversed(list(enumerate(ahead))):
         if item in targets:
             return _without_owned(found, item)
         if item.kind in BARRIERS and not item.value.startswith("there "):
             break
         if item.kind == "joint" and item.value in ADDITIONS and any(other.first < item.first for other in targets):
             break
-        if item.kind == "joint" and placed:
-            previous = clause[position - 1] if position else None
-            if item.value in ("with", ":", "(", ")") or previous is None or previous.kind not in PLACES:
-                break
+        joint = placed and item.kind == "joint"
+        if joint and (item.value in ("with", ":", "(", ")") or not position or ahead[position - 1].kind not in PLACES):
+            break
         placed = placed or item.kind in PLACES
         found.append(item)
     return found
@@ -109,7 +105,7 @@ def _without_owned(found: list[Item], other: Item) -> list[Item]:
 
 
 def _after(target: Item, clause: list[Item], targets: list[Item], *, alone: bool) -> list[Item]:
-    """Items after the target that modify it; passes the rest of a list unless the target has a place before it (``alone``)."""
+    """Places after the target that modify it; passes the rest of a list unless the target has a place before it (``alone``)."""
     found: list[Item] = []
     opened = False
     following = [item for item in clause if item.first >= target.last]
@@ -120,10 +116,9 @@ def _after(target: Item, clause: list[Item], targets: list[Item], *, alone: bool
             continue
         if item.kind in BARRIERS or item.kind == "hedges":
             break
-        if item.kind == "joint" and opened and item.value in (",", "with", ":"):
-            after = following[position + 1] if position + 1 < len(following) else None
-            if after is None or after.kind not in ("side", "zone"):
-                break
+        joint = opened and item.kind == "joint" and item.value in (",", "with", ":")
+        if joint and not {after.kind for after in following[position + 1 : position + 2]} & {"side", "zone"}:
+            break
         if item.kind in PLACES and not _leads_to_target(position, following, targets):
             found.append(item)
         opened = opened or item.kind in ("prepositions", "side", "zone")
@@ -142,26 +137,21 @@ def _leads_to_target(position: int, following: list[Item], targets: list[Item]) 
     return False
 
 
-def _side(sides: list[Item], places: list[Item], tokens: list[Token], text: str, *, plural_lungs: bool) -> str | None:
+def _side(sides: list[Item], places: list[Item], sentence: Sentence, *, plural_lungs: bool) -> str | None:
     values = {item.value for item in sides}
-    if "bilateral" in values or len(values) > 1:
-        return "bilateral"
     if values:
-        return values.pop()
+        return values.pop() if len(values) == 1 else "bilateral"
     for item in places:
-        token = tokens[item.last - 1]
-        surface = text[token.start : token.end].lower()
+        _, start, end = sentence.tokens[item.last - 1]
+        surface = sentence.text[start:end].lower()
         if surface in PLURALS and (surface != "lungs" or plural_lungs):
             return "bilateral"
     return None
 
 
-def _site(usual: str, sites: list[Item]) -> str:
-    for item in sites:
-        value = item.value.partition("+")[0]
-        if value not in TOO_WIDE or not usual or (value == "limb" and usual in ("bone", "")):
-            return value
-    return usual
+def _site(usual: str, places: list[Item]) -> str:
+    sites = [item.value.partition("+")[0] for item in places if item.kind == "site"]
+    return next((s for s in sites if s not in TOO_WIDE or not usual or (s == "limb" and usual == "bone")), usual)
 
 
 def _severity(
@@ -172,23 +162,17 @@ def _severity(
     A grade of a change ("slight decrease in the effusion") is none.
     """
     changes = [item for item in clause if item.kind == "change" and item.value in ("increased", "decreased")]
-    moves: list[Item] = []
+    grades = [item for item in clause if item.kind == "grade"]
     if changes:
-        now = _grade_now(target, clause, targets, tokens)
-        if now is not None:
-            return now
-        moves = [item for item in clause if item.kind == "grade" and _grades_change(item, target, changes, tokens)]
-    for item in before:
-        if item.kind == "grade" and item not in moves:
-            return item.value
+        now = next((g for g in grades if g.first > target.last and tokens[g.first - 1].lemma == "now"), None)
+        if now and not between(targets, target.last, now.first):  # "moderate edema has improved, now mild"
+            return now.value
+        grades = [grade for grade in grades if not _grades_change(grade, target, changes, tokens)]
+    said = [item for item in before if item in grades] + [grade for grade in grades if grade.first == target.first]
+    if said:
+        return said[0].value
     predicate = False
     for item in clause:
-        if item in moves:
-            continue
-        if item.first < target.first:
-            continue
-        if item.kind == "grade" and item.first == target.first:
-            return item.value
         if item.first < target.last:
             continue
         if item in targets or item.kind in ("stops", "negation_before", "hedges"):
@@ -196,8 +180,8 @@ def _severity(
         if item.kind == "joint" and not (item.value == "," and item.first == target.last):
             break
         predicate = predicate or item.kind in ("verbs", "joint")
-        if item.kind == "grade" and predicate:
-            return None if any(0 <= other.first - item.last <= 1 for other in targets) else item.value
+        if predicate and item in grades:
+            return None if between(targets, item.last, item.last + 2) else item.value
     return None
 
 
@@ -205,17 +189,8 @@ def _grades_change(grade: Item, target: Item, changes: list[Item], tokens: list[
     """Whether a grade says how much has changed: "slight decrease in", not "slightly increased markings"."""
     if tokens[grade.first].lemma not in DEGREES:
         return False
-    for change in changes:
-        if 0 <= change.first - grade.last <= 1 and change.first != target.first:
-            said_of = change.last < len(tokens) and tokens[change.last].lemma in ("in", "of")
-            return said_of or change.first >= target.last or tokens[change.first].lemma != "increase"
-    return False
-
-
-def _grade_now(target: Item, clause: list[Item], targets: list[Item], tokens: list[Token]) -> str | None:
-    """The last state of a finding that has changed: "moderate edema has improved, now mild"."""
-    for item in clause:
-        if item.kind == "grade" and item.first > target.last and tokens[item.first - 1].lemma == "now":
-            passed = any(target.last <= other.first < item.first for other in targets)
-            return None if passed else item.value
-    return None
+    change = next((c for c in between(changes, grade.last, grade.last + 2) if c.first != target.first), None)
+    if change is None:
+        return False
+    said_of = [token.lemma for token in tokens[change.last : change.last + 1]] in (["in"], ["of"])
+    return said_of or change.first >= target.last or tokens[change.first].lemma != "increase"

@@ -1,7 +1,7 @@
-"""How well the report filter reads: precision, recall and F1 against the human MeSH coding of Open-i.
+"""How well the report filter reads: against the human MeSH coding of Open-i, and on phantom reports, whose truth is known.
 
 Demner-Fushman et al. (JAMIA 2016) had two people code each report with MeSH and RadLex terms, ``Head/qualifier/...``.
-MESH_HEADS says, by the meaning of the terms, which of the fifteen heads each one stands for.
+``data/scoring.json`` says, by the meaning of the terms, which of the fifteen heads each one stands for.
 Built in chapter 02_reports_to_triplets.
 """
 
@@ -9,96 +9,30 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from ..reports.filter import Mention, mentions
-from ..studies import Study
+from medvlp_lite.reports.filter import mentions
+from medvlp_lite.reports.sentence import Mention
+from medvlp_lite.reports.vocabulary import read_data
+from medvlp_lite.studies import Finding, Study
 
-MESH_HEADS: dict[str, str] = {  # MeSH term, or term/qualifier, lower case -> head
-    "cardiomegaly": "cardiomegaly",
-    "cardiac shadow/enlarged": "cardiomegaly",
-    "cardiac shadow/borderline": "cardiomegaly",
-    "heart/enlarged": "cardiomegaly",
-    "pleural effusion": "effusion",
-    "costophrenic angle/blunted": "effusion",
-    "sulcus/blunted": "effusion",
-    "pleura/blunted": "effusion",
-    "hydropneumothorax": "effusion",
-    "pulmonary atelectasis": "atelectasis",
-    "pneumothorax": "pneumothorax",
-    "nodule": "nodule",
-    "granuloma": "granuloma",
-    "calcified granuloma": "granuloma",
-    "granulomatous disease": "granuloma",
-    "calcinosis": "granuloma",
-    "pulmonary edema": "edema",
-    "pulmonary congestion": "edema",
-    "heart failure": "edema",
-    "consolidation": "consolidation",
-    "airspace disease": "consolidation",
-    "infiltrate": "consolidation",
-    "pneumonia": "consolidation",
-    "opacity": "opacity",
-    "density": "opacity",
-    "emphysema": "emphysema",
-    "pulmonary emphysema": "emphysema",
-    "bullous emphysema": "emphysema",
-    "blister": "emphysema",
-    "pulmonary disease, chronic obstructive": "emphysema",
-    "lung/hyperdistention": "hyperinflation",
-    "cicatrix": "scar",
-    "pulmonary fibrosis": "scar",
-    "fractures, bone": "fracture",
-    "spine/degenerative": "degenerative spine",
-    "thoracic vertebrae/degenerative": "degenerative spine",
-    "lumbar vertebrae/degenerative": "degenerative spine",
-    "cervical vertebrae/degenerative": "degenerative spine",
-    "spondylosis": "degenerative spine",
-    "osteophyte": "degenerative spine",
-    "arthritis/spine": "degenerative spine",
-    "hernia, hiatal": "hiatal hernia",
-}
-ALSO = {"hydropneumothorax": "pneumothorax"}
-CONCEPT_HEADS: dict[str, tuple[str, ...]] = {  # the filter's concept -> head
-    "cardiomegaly": ("cardiomegaly",),
-    "effusion": ("effusion",),
-    "blunting": ("effusion",),
-    "hydropneumothorax": ("effusion", "pneumothorax"),
-    "atelectasis": ("atelectasis",),
-    "collapse": ("atelectasis",),
-    "pneumothorax": ("pneumothorax",),
-    "nodule": ("nodule",),
-    "granuloma": ("granuloma",),
-    "calcification": ("granuloma",),
-    "edema": ("edema",),
-    "congestion": ("edema",),
-    "engorgement": ("edema",),
-    "chf": ("edema",),
-    "consolidation": ("consolidation",),
-    "airspace disease": ("consolidation",),
-    "infiltrate": ("consolidation",),
-    "pneumonia": ("consolidation",),
-    "opacity": ("opacity",),
-    "nodular opacity": ("opacity",),
-    "ground-glass opacity": ("opacity",),
-    "density": ("opacity",),
-    "emphysema": ("emphysema",),
-    "copd": ("emphysema",),
-    "hyperinflation": ("hyperinflation",),
-    "scar": ("scar",),
-    "fibrosis": ("scar",),
-    "fracture": ("fracture",),
-    "degenerative spine": ("degenerative spine",),
-    "hiatal hernia": ("hiatal hernia",),
-}
-HEADS = tuple(dict.fromkeys(MESH_HEADS.values()))
+WORDS = read_data("scoring")
+MESH_HEADS: dict[str, list[str]] = WORDS["mesh"]
+CONCEPT_HEADS: dict[str, list[str]] = WORDS["concepts"]
+HEADS = tuple(dict.fromkeys(heads[0] for heads in MESH_HEADS.values()))
+BASELINE = {head: re.compile(pattern, re.IGNORECASE) for head, pattern in WORDS["baseline"].items()}
+DENIED = re.compile(WORDS["denied"], re.IGNORECASE)
 SIDES = {"left": ("left",), "right": ("right",), "bilateral": ("left", "right")}
-GRADES = {"mild": "mild", "moderate": "moderate", "severe": "severe", "borderline": "borderline"}
-SIZES = {"small": "mild", "large": "severe"}
+GRADES = {
+    **{grade: grade for grade in ("mild", "moderate", "severe", "borderline")},
+    "small": "mild",
+    "large": "severe",
+}
 
 
 class Code(NamedTuple):
@@ -111,9 +45,11 @@ class Code(NamedTuple):
 Codes = dict[str, Code]
 
 
-def _merge(codes: Codes, head: str, sides: Iterable[str], grades: Iterable[str]) -> None:
-    known = codes.get(head, Code())
-    codes[head] = Code(known.sides | set(sides), known.grades | set(grades))
+def _add(codes: Codes, head: str, words: Iterable[str]) -> None:
+    """Note the sides and grades among ``words`` for one head; a size counts as a grade."""
+    known, words = codes.get(head, Code()), list(words)
+    sides = {side for word in words for side in SIDES.get(word, ())}
+    codes[head] = Code(known.sides | sides, known.grades | {GRADES[word] for word in words if word in GRADES})
 
 
 def mesh_codes(terms: Iterable[str]) -> Codes:
@@ -124,13 +60,11 @@ def mesh_codes(terms: Iterable[str]) -> Codes:
     codes: Codes = {}
     for term in terms:
         name, *qualifiers = (part.strip().lower() for part in term.split("/"))
-        sides = [side for word in qualifiers for side in SIDES.get(word, ())]
-        grades = [grade for word in qualifiers if (grade := GRADES.get(word) or SIZES.get(word))]
         if name == "osteophyte" and {"shoulder", "humerus"} & set(qualifiers):
             continue
-        heads = [MESH_HEADS.get(name), ALSO.get(name), *(MESH_HEADS.get(f"{name}/{word}") for word in qualifiers)]
-        for head in dict.fromkeys(head for head in heads if head):
-            _merge(codes, head, sides, grades)
+        for key in (name, *(f"{name}/{word}" for word in qualifiers)):
+            for head in MESH_HEADS.get(key, ()):
+                _add(codes, head, qualifiers)
     return codes
 
 
@@ -146,36 +80,10 @@ def counts(mention: Mention) -> bool:
 def filter_codes(report: str) -> Codes:
     """The heads that the report filter finds in a report, with sides and grades."""
     codes: Codes = {}
-    for mention in mentions(report):
-        if counts(mention):
-            for head in CONCEPT_HEADS.get(mention.concept, ()):
-                _merge(codes, head, SIDES.get(mention.side or "", ()), [mention.severity] if mention.severity else [])
+    for mention in filter(counts, mentions(report)):
+        for head in CONCEPT_HEADS.get(mention.concept, ()):
+            _add(codes, head, (mention.side or "", mention.severity or ""))
     return codes
-
-
-BASELINE = {
-    "cardiomegaly": r"cardiomegaly|enlarged (heart|cardiac)|(heart|cardiac silhouette)[^.]*enlarge|enlarge[^.]*(heart|cardiac)",
-    "effusion": r"effusion|blunt(ed|ing)|pleural fluid",
-    "atelectasis": r"atelecta|collapse",
-    "pneumothorax": r"pneumothora",
-    "nodule": r"nodul",
-    "granuloma": r"granuloma|calcifi",
-    "edema": r"o?edema|congesti|heart failure|\bchf\b",
-    "consolidation": r"consolidat|air ?space disease|infiltrat|pneumonia",
-    "opacity": r"opaci|densit",
-    "emphysema": r"emphysem|\bcopd\b|obstructive|bulla|bleb",
-    "hyperinflation": r"hyper ?-?(inflat|expan|aerat)|overinflat",
-    "scar": r"scar|fibro(sis|tic)",
-    "fracture": r"fracture",
-    "degenerative spine": r"degenerat|spondyl|osteophyt|spurring",
-    "hiatal hernia": r"hiat(al|us) hernia",
-}
-_BASELINE = {head: re.compile(pattern, re.IGNORECASE) for head, pattern in BASELINE.items()}
-_DENIED = re.compile(
-    r"\b(no|not|without|free of|clear of|negative for|may|might|could|possible|possibly|suggest\w*|question\w*|exclude)\b"
-    r"(?!.*\b(but|however|there (is|are))\b)",
-    re.IGNORECASE,
-)
 
 
 def baseline_codes(report: str) -> Codes:
@@ -185,13 +93,11 @@ def baseline_codes(report: str) -> Codes:
     """
     codes: Codes = {}
     for sentence in re.split(r"(?<!\d)[.;]|\n", report):
-        words = set(re.findall(r"[a-z]+", sentence.lower()))
-        sides = [side for word in words & SIDES.keys() for side in SIDES[word]]
-        grades = [grade for word in words if (grade := (GRADES | SIZES).get(word.removesuffix("ly")))]
-        for head, pattern in _BASELINE.items():
+        words = {word.removesuffix("ly") for word in re.findall(r"[a-z]+", sentence.lower())}
+        for head, pattern in BASELINE.items():
             match = pattern.search(sentence)
-            if match and not _DENIED.search(sentence[: match.start()]):
-                _merge(codes, head, sides, grades)
+            if match and not DENIED.search(sentence[: match.start()]):
+                _add(codes, head, words)
     return codes
 
 
@@ -223,9 +129,10 @@ class Evaluation:
     reports: int
 
 
-def _tally(gold: set, found: set) -> tuple[int, int, int]:
-    both = len(gold & found)
-    return both, len(found) - both, len(gold) - both
+def _tally(gold: Iterable, found: Iterable) -> np.ndarray:
+    """True positives, false positives and misses."""
+    gold, found = set(gold), set(found)
+    return np.array([len(gold & found), len(found - gold), len(gold - found)], dtype=float)
 
 
 def _score(counts: np.ndarray, weights: np.ndarray) -> Score:
@@ -233,11 +140,9 @@ def _score(counts: np.ndarray, weights: np.ndarray) -> Score:
     hit, extra, missed = (int(value) for value in counts.sum(axis=0))
     samples = weights @ counts
     f1 = 2 * samples[:, 0] / np.maximum(2 * samples[:, 0] + samples[:, 1] + samples[:, 2], 1)
-    low, high = np.percentile(f1, (2.5, 97.5)) if len(f1) else (float("nan"), float("nan"))
-    precision = hit / (hit + extra) if hit + extra else float("nan")
-    recall = hit / (hit + missed) if hit + missed else float("nan")
-    total = 2 * hit + extra + missed
-    return Score(precision, recall, 2 * hit / total if total else float("nan"), float(low), float(high), hit + missed)
+    low, high = np.percentile(f1, (2.5, 97.5)) if len(f1) else (np.nan, np.nan)
+    shares = ((hit, hit + extra), (hit, hit + missed), (2 * hit, 2 * hit + extra + missed))
+    return Score(*(part / whole if whole else np.nan for part, whole in shares), float(low), float(high), hit + missed)
 
 
 def evaluate(
@@ -254,43 +159,67 @@ def evaluate(
     included. Raises ValueError if the lists differ in length or are empty.
     """
     if len(reports) != len(terms) or not reports:
-        raise ValueError(
-            f"evaluate needs one list of terms per report, got {len(reports)} reports and {len(terms)} lists"
-        )
-    head_counts = np.zeros((len(reports), len(HEADS), 3))
-    side_counts, grade_counts = np.zeros((len(reports), 3)), np.zeros((len(reports), 3))
+        found = f"{len(reports)} reports and {len(terms)} lists"
+        raise ValueError(f"evaluate needs one list of terms per report, got {found}")
+    heads = np.zeros((len(reports), len(HEADS), 3))
+    sides, grades = np.zeros((len(reports), 3)), np.zeros((len(reports), 3))
     for row, (report, coded) in enumerate(zip(reports, terms)):
         gold, found = mesh_codes(coded), reader(report)
-        for column, head in enumerate(HEADS):
-            head_counts[row, column] = _tally({head} & gold.keys(), {head} & found.keys())
+        heads[row] = [_tally({head} & gold.keys(), {head} & found.keys()) for head in HEADS]
         for head, code in gold.items():
             said = found.get(head, Code())
-            if code.sides:
-                side_counts[row] += _tally(set(code.sides), set(said.sides))
-            if code.grades:
-                grade_counts[row] += _tally(set(code.grades), set(said.grades))
-    generator = np.random.default_rng(seed)
-    weights = generator.multinomial(len(reports), np.full(len(reports), 1 / len(reports)), size=bootstraps).astype(
-        float
-    )
-    return Evaluation(
-        heads={head: _score(head_counts[:, column], weights) for column, head in enumerate(HEADS)},
-        micro=_score(head_counts.sum(axis=1), weights),
-        side=_score(side_counts, weights),
-        severity=_score(grade_counts, weights),
-        reports=len(reports),
-    )
+            sides[row] += _tally(code.sides, said.sides) if code.sides else 0
+            grades[row] += _tally(code.grades, said.grades) if code.grades else 0
+    resample = np.random.default_rng(seed).multinomial
+    weights = resample(len(reports), np.full(len(reports), 1 / len(reports)), size=bootstraps).astype(float)
+    by_head = {head: _score(heads[:, column], weights) for column, head in enumerate(HEADS)}
+    micro = _score(heads.sum(axis=1), weights)
+    return Evaluation(by_head, micro, _score(sides, weights), _score(grades, weights), len(reports))
 
 
-def evaluate_studies(
-    studies: Sequence[Study], reader: Callable[[str], Codes] = filter_codes, *, bootstraps: int = 1000, seed: int = 0
-) -> Evaluation:
-    """``evaluate`` on Open-i studies as their source loads them, with the human terms in ``meta["mesh"]``.
+class Share(NamedTuple):
+    """How many of ``total`` were ``right``."""
 
-    Raises ValueError naming the first study without human coding.
+    right: int
+    total: int
+
+    @property
+    def rate(self) -> float:
+        """right / total, NaN if there were none."""
+        return self.right / self.total if self.total else float("nan")
+
+
+def truth_shares(studies: Iterable[Study]) -> dict[str, dict[str, Share]]:
+    """What the filter gets right in reports whose truth is known, by aspect and entity.
+
+    "exist": mentioned findings read as present, absent or (where the report hedges) uncertain; "side" and "severity" of the
+    present ones; "silent": unmentioned findings of which nothing is read. ``Study.meta["hedged"]`` names what is hedged.
     """
+    tally: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for study in studies:
-        if "mesh" not in study.meta:
-            raise ValueError(f"study {study.study_id} from {study.source} has no human MeSH coding; use Open-i studies")
-    terms = [[row["raw"] for row in study.meta["mesh"]] for study in studies]
-    return evaluate([study.report for study in studies], terms, reader, bootstraps=bootstraps, seed=seed)
+        said: dict[str, list[Mention]] = defaultdict(list)
+        for mention in mentions(study.report):
+            said[WORDS["phantom"].get(mention.concept, mention.concept)].append(mention)
+        for finding in study.findings:
+            hedged = finding.entity in study.meta.get("hedged", ())
+            for aspect, right in _compare(finding, said[finding.entity], hedged).items():
+                tally[aspect][finding.entity].append(right)
+    return {
+        aspect: {entity: Share(sum(marks), len(marks)) for entity, marks in sorted(rows.items())}
+        for aspect, rows in tally.items()
+    }
+
+
+def _compare(finding: Finding, said: list[Mention], hedged: bool) -> dict[str, bool]:
+    if not finding.mentioned:
+        return {"silent": all(mention.implied for mention in said)}
+    states = {mention.present for mention in said}
+    read = next((state for state in (True, None, False) if state in states), "nothing")
+    marks = {"exist": read == (None if hedged else finding.present)}
+    stated = [mention for mention in said if mention.present is not False]
+    if finding.present and stated:
+        if finding.side:
+            marks["side"] = {mention.side for mention in stated} - {None} == {finding.side}
+        if finding.severity:
+            marks["severity"] = {mention.severity for mention in stated} - {None} == {finding.severity}
+    return marks

@@ -10,21 +10,12 @@ import math
 import re
 from collections.abc import Iterator
 
-CONTEXT = (
-    "(?:clinical )?(?:indications?(?: and history)?|history|hx|question|information|details|data|statement)|clinical|ind|"
-    "reason for (?:the )?(?:exam(?:ination)?|study|visit|referral|request|order|imaging)|request|(?:patient|additional) history|"
-    "comparisons?|comparison (?:study|studies)|comp|technique|tech|procedure|(?:type of )?examination|exam|study|views?|"
-    r"signs and symptoms|symptoms|recommendations?(?:\(s\))?|notification|dictated by|signed by|date|priors?"
-)
-BODY = (
-    "findings?|impressions?|conclusions?|opinion|summary|interpretation|report|final report|findings and impression|"
-    "findings/impression|addendum|result|results|observations?|wet read|preliminary report|diagnosis"
-)
+from medvlp_lite.reports.vocabulary import read_data
+
+CONTEXT, BODY, OPENERS = ("|".join(read_data("sections")[kind]) for kind in ("context", "body", "openers"))
 CAPITALS = r"(?-i:(?:FINDINGS|IMPRESSION)[ \t]+(?=\d|[A-Z][a-z ]))"  # a heading without a mark
-HEADING = re.compile(
-    rf"(?<![^\n.:;?>])[ \t]*(?:(?:(?P<context>{CONTEXT})|{BODY})[ \t]*(?::|\r?\n|-(?=\s))|{CAPITALS})",
-    re.IGNORECASE,
-)
+NAMED = rf"(?:(?P<context>{CONTEXT})|{BODY})[ \t]*(?::|\r?\n|-(?=\s))"
+HEADING = re.compile(rf"(?<![^\n.:;?>])[ \t]*(?:{NAMED}|{CAPITALS})", re.IGNORECASE)
 PARAGRAPH = re.compile(r"\S[ \t\r]*\n[ \t\r]*\n(?=\s*\S)")
 LONGEST = 800
 SHORT_LINE = 40
@@ -32,10 +23,6 @@ ABBREVIATIONS = r"(?<!\bvs)(?<!\bVs)(?<!\bDr)(?<!\bapprox)(?<!\be\.g)(?<!\bi\.e)
 STOPS = rf"{ABBREVIATIONS}\.+(?!\d)|(?<=[a-z])\.(?=\d)|[!;•]+|(?<=\s)-+(?=\s+[A-Z])"
 TAGS = r"(?i:</?(?:br|p|div|li|ul|ol|tr|td|h\d)\b[^<>\n]{0,40}>)"
 BREAKS = r"\n[ \t\r]*\n|\n(?=[ \t]*(?:[-*•]|\d+[.)]|[A-Z][a-z]))"
-OPENERS = (
-    "no|without|mild|moderate|severe|small|large|stable|normal|clear|heart|cardiac|lungs?|left|right|bilateral|bibasilar|"
-    "unchanged|new"
-)
 LINE = rf"(?P<line>\n(?=[ \t]*(?i:{OPENERS})\b))"
 QUESTION = r"(?<=\w\?)\?*(?!\w)"  # after the mark, which is a hedge
 BOUNDARY = re.compile(rf"(?=[.!;•<\n-])(?:{STOPS}|{TAGS}|{BREAKS}|{LINE})|{QUESTION}")  # looking ahead: for speed
@@ -52,20 +39,17 @@ def report_text(report: str | float | None) -> str:
 
 def sections(report: str) -> Iterator[tuple[int, int]]:
     """Yield (start, end) of the parts that describe the image; text before any heading counts as such."""
+    headings = [*HEADING.finditer(report), None]
     start, describes = 0, True
-    for heading in HEADING.finditer(report):
-        yield from _describing(report, start, heading.start(), describes)
-        start, describes = heading.end(), heading["context"] is None
-    yield from _describing(report, start, len(report), describes)
-
-
-def _describing(report: str, start: int, end: int, describes: bool) -> Iterator[tuple[int, int]]:
-    """A section that describes the image, or what follows the first paragraph of one that does not."""
-    if not describes:
-        paragraph = PARAGRAPH.search(report, start, end)
-        start = paragraph.end() if paragraph else end
-    if start < end:
-        yield start, end
+    for heading in headings:
+        end = heading.start() if heading else len(report)
+        if not describes:  # what follows the first paragraph of such a section describes the image again
+            paragraph = PARAGRAPH.search(report, start, end)
+            start = paragraph.end() if paragraph else end
+        if start < end:
+            yield start, end
+        if heading:
+            start, describes = heading.end(), heading["context"] is None
 
 
 def sentences(report: str, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -76,18 +60,12 @@ def sentences(report: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     """
     first = start
     for boundary in BOUNDARY.finditer(report, start, end):
-        if boundary["line"] and not _short_line(report, start, boundary.start()):
-            continue
-        if boundary.start() > first:
-            yield from _pieces(report, first, boundary.start())
+        last = boundary.start()
+        if boundary["line"] and last - start > SHORT_LINE and "\n" not in report[last - SHORT_LINE : last]:
+            continue  # the line was wrapped, not ended on purpose
+        yield from _pieces(report, first, last)
         first = boundary.end()
-    if first < end:
-        yield from _pieces(report, first, end)
-
-
-def _short_line(report: str, start: int, end: int) -> bool:
-    """Whether the line that ends at ``end`` was ended on purpose, and not wrapped."""
-    return end - start <= SHORT_LINE or "\n" in report[end - SHORT_LINE : end]
+    yield from _pieces(report, first, end)
 
 
 def _pieces(report: str, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -96,7 +74,8 @@ def _pieces(report: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         cut = cut if cut > start else start + LONGEST
         yield start, cut
         start = cut
-    yield start, end
+    if start < end:
+        yield start, end
 
 
 def findings_text(report: str | None) -> str:

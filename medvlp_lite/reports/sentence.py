@@ -1,48 +1,24 @@
-"""One sentence read: its findings with status, place, grade and change, as Mentions.
+"""One sentence read: its findings with status, place and grade, as Mentions.
 
 Built in chapter 02_reports_to_triplets.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
-from .lexicon import Item, Lexicon, Token, load
-from .negation import Status, alternatives, clauses, status, versus
-from .placing import LINKS, SIDELESS, Place, place
+from medvlp_lite.reports.lexicon import Item, Lexicon, Sentence, load, near
+from medvlp_lite.reports.negation import Status, alternatives, clauses, status, versus
+from medvlp_lite.reports.placing import LINKS, SIDELESS, Place, place
+from medvlp_lite.reports.vocabulary import read_data
 
 TARGETS = frozenset(("finding", "observation", "normal"))
-WEAK = frozenset(
-    [
-        "large",
-        "big",
-        "prominent",
-        "prominence",
-        "increase",
-        "decrease",
-        "diminish",
-        "reduce",
-        "low",
-        "high",
-        "borderline",
-        "expand",
-        "distend",
-    ]
-)
+WEAK = frozenset(read_data("context")["weak"])
 FILLING = frozenset(("expansion", "aeration", "hyperinflation"))  # said of a lung that may be clear all the same
-ABSENT_WHEN_NORMAL = {  # a normal structure -> the findings it excludes
-    "heart": ("cardiomegaly",),
-    "mediastinum": ("widening",),
-    "lung": ("opacity", "consolidation"),
-    "vasculature": ("congestion",),
-    "costophrenic": ("blunting",),
-    "pleural": ("effusion", "pneumothorax"),
-    "bone": ("fracture",),
-    "lung volume": ("hyperinflation", "low volume"),
-}
 
 
 class Mention(NamedTuple):
@@ -64,12 +40,16 @@ class Mention(NamedTuple):
     zone: str | None = None
     side: str | None = None
     severity: str | None = None
-    change: str | None = None
     location: str | None = None
     negation: str | None = None
     hedge: str | None = None
     strength: str | None = None
     implied: bool = False
+
+    def within(self, first: int, last: int) -> Mention:
+        """The same in a report, whose characters ``first`` to ``last`` are the sentence."""
+        start, end = self.span
+        return Mention(*self[:4], (first + start, first + end), (first, last), *self[6:])
 
 
 @dataclass
@@ -80,7 +60,6 @@ class _Found:
     concept: str
     status: Status
     place: Place
-    change: str | None = None
 
 
 def _gap(a: Item, b: Item) -> int:
@@ -91,37 +70,36 @@ def _gap(a: Item, b: Item) -> int:
 def read_sentence(text: str) -> tuple[Mention, ...]:
     """Mentions of one sentence, offsets counted from its first character; remembered, since reports repeat themselves."""
     lexicon = load()
-    tokens = lexicon.tokens(text)
-    items = lexicon.items(tokens)
+    sentence = lexicon.read(text)
+    items = sentence.items
     if not any(item.kind in TARGETS for item in items):
         return ()
     found: list[_Found] = []
     normals: list[Mention] = []
-    starts = clauses(items, len(tokens))
-    for first, last in pairwise(starts):
+    for first, last in pairwise(clauses(items, len(sentence.tokens))):
         clause = [item for item in items if first <= item.first < last]
-        targets = _targets(clause, lexicon, tokens)
+        targets = _targets(clause, lexicon, sentence)
         heads = [item for item, _, _ in targets]
         for item, concept, site in targets:
             state = status(item, clause, items)
             if not state.hypothetical:
-                where = place(item, lexicon.concepts[concept].site, site, clause, heads, tokens, text)
+                where = place(item, lexicon.concepts[concept].site, site, clause, heads, sentence)
                 if item.value == "borderline":
                     where = where._replace(severity="borderline")
-                if not where.found and where.site not in SIDELESS and clause[0].value == "which":
+                if clause[0].value == "which" and where.open:
                     where = _antecedent(where, items, clause[0])
-                found.append(_Found(item, concept, state, where, _change(item, clause, heads)))
-        normals.extend(_normals(clause, targets, items, tokens, text, lexicon))
-    _join(found, items, tokens)
+                found.append(_Found(item, concept, state, where))
+        normals.extend(_normals(clause, targets, sentence, lexicon))
+    _join(found, sentence)
     if "bilaterally" in text:
         for one in found:
-            if not one.place.found and one.place.site not in SIDELESS and one.status.present is not False:
+            if one.place.open and one.status.present is not False:
                 one.place = one.place._replace(side="bilateral")
     _name_atherosclerosis(found)
-    return (*(_mention(one, tokens, text, lexicon) for one in found), *normals)
+    return (*(_mention(one, sentence, lexicon) for one in found), *normals)
 
 
-def _targets(clause: list[Item], lexicon: Lexicon, tokens: list[Token]) -> list[tuple[Item, str, Item | None]]:
+def _targets(clause: list[Item], lexicon: Lexicon, sentence: Sentence) -> list[tuple[Item, str, Item | None]]:
     """Findings of a clause, and observations that a site turns into findings, as (item, concept, site item)."""
     findings = [item for item in clause if item.kind == "finding"]
     out: list[tuple[Item, str, Item | None]] = [(item, item.value, None) for item in findings]
@@ -131,13 +109,8 @@ def _targets(clause: list[Item], lexicon: Lexicon, tokens: list[Token]) -> list[
             if concept:
                 out.append((item, concept, site))
     out.sort(key=lambda target: target[0].first)
-    return [target for target in out if _qualifies(target[0], lexicon.concepts[target[1]].needs, tokens)]
-
-
-def _qualifies(item: Item, needs: tuple[str, ...], tokens: list[Token]) -> bool:
-    if not needs:
-        return True
-    return any(tokens[i].lemma in needs for i in range(max(0, item.first - 5), min(len(tokens), item.last + 5)))
+    needs = [lexicon.concepts[concept].needs for _, concept, _ in out]
+    return [t for t, need in zip(out, needs) if not need or not need.isdisjoint(near(t[0], sentence.tokens, 5))]
 
 
 def _resolve(item: Item, clause: list[Item], findings: list[Item], lexicon: Lexicon) -> tuple[str | None, Item | None]:
@@ -146,11 +119,10 @@ def _resolve(item: Item, clause: list[Item], findings: list[Item], lexicon: Lexi
     sites = [other for other in clause if other.kind == "site"]
     weak = item.value in WEAK
     modifies = any(0 <= finding.first - item.last <= 1 for finding in findings)
-    options = [
-        (_gap(item, site), rules[name], site) for site in sites for name in site.value.split("+") if name in rules
-    ]
+    options = [(rules[name], site) for site in sites for name in site.value.split("+") if name in rules]
     if options:
-        gap, concept, site = min(options, key=lambda option: option[0])
+        concept, site = min(options, key=lambda option: _gap(item, option[1]))
+        gap = _gap(item, site)
         low, high = sorted((item.first, site.first))
         between = any(low < finding.first <= high + 1 for finding in findings)
         nearer = any(_gap(item, other) < gap for other in sites)
@@ -174,45 +146,30 @@ def _antecedent(where: Place, items: list[Item], stop: Item) -> Place:
     return where._replace(side=side, zone=zones[-1] if zones and where.site in ("lung", "") else None)
 
 
-def _change(target: Item, clause: list[Item], heads: list[Item]) -> str | None:
-    """The nearest word of change in the clause, on this side of other findings if there is one."""
-    candidates = [item for item in clause if item.kind == "change"]
-    if not candidates:
-        return None
-    blocked = [
-        item for item in candidates
-        if any(min(item.first, target.first) < head.first < max(item.first, target.first) for head in heads)
-    ]  # fmt: skip
-    return min(
-        [item for item in candidates if item not in blocked] or candidates, key=lambda item: _gap(item, target)
-    ).value
-
-
-def _join(found: list[_Found], items: list[Item], tokens: list[Token]) -> None:
+def _join(found: list[_Found], sentence: Sentence) -> None:
     """Alternatives become uncertain; a finding without a place or grade takes that of the finding it is joined to."""
     heads = [one.item for one in found]
     for index, here in enumerate(found):
-        if here.status.present is not False and here.status.hedge is None and versus(here.item, tokens, heads):
+        if here.status.present is not False and here.status.hedge is None and versus(here.item, sentence.tokens, heads):
             here.status = here.status._replace(present=None, hedge="versus", strength="alternative")
         if index == 0:
             continue
         before = found[index - 1]
         if before.status.present is False or here.status.present is False:
             continue
-        either = alternatives(before.item.last, here.item.first, tokens)
+        either = alternatives(before.item.last, here.item.first, sentence.tokens)
         if either:
             for one in (before, here):
                 if one.status.hedge is None:
                     one.status = one.status._replace(present=None, hedge="or", strength="alternative")
-        chained = not any(i.kind in LINKS and before.item.last <= i.first < here.item.first for i in items)
+        chained = not any(i.kind in LINKS and before.item.last <= i.first < here.item.first for i in sentence.items)
         _share(before, here, either or chained)
         if chained:
             _share(here, before, True)
 
 
 def _share(giver: _Found, taker: _Found, grade: bool) -> None:
-    placeless = not taker.place.found and taker.place.site not in SIDELESS
-    if placeless and giver.place.site not in SIDELESS and giver.place.found:
+    if taker.place.open and giver.place.site not in SIDELESS and giver.place.found:
         words = taker.place.tokens or giver.place.tokens
         taker.place = taker.place._replace(side=giver.place.side, zone=giver.place.zone, tokens=words)
         grade = grade or taker.status.hedge is not None
@@ -228,43 +185,27 @@ def _name_atherosclerosis(found: list[_Found]) -> None:
                 one.concept = "atherosclerotic calcification"
 
 
-def _mention(one: _Found, tokens: list[Token], text: str, lexicon: Lexicon) -> Mention:
-    concept = lexicon.concepts[one.concept]
-    inside = [i for i in range(one.item.first, one.item.last - 1) if (tokens[i].lemma,) in lexicon.site_words]
-    where = sorted({*one.place.tokens, *inside})  # "pleural" of "pleural effusion" is a place, too
-    return Mention(
-        concept=concept.name,
-        entity=concept.entity,
-        category=concept.category,
-        present=one.status.present,
-        span=(tokens[one.item.first].start, tokens[one.item.last - 1].end),
-        sentence=(0, len(text)),
-        site=one.place.site,
-        zone=one.place.zone,
-        side=one.place.side,
-        severity=one.place.severity,
-        change=one.change,
-        location=_location(where, tokens, text, lexicon) if where else None,
-        negation=one.status.negation,
-        hedge=one.status.hedge,
-        strength=one.status.strength,
-    )
+def _mention(one: _Found, sentence: Sentence, lexicon: Lexicon) -> Mention:
+    concept, state, where, tokens = lexicon.concepts[one.concept], one.status, one.place, sentence.tokens
+    inside = [i for i in range(one.item.first, one.item.last - 1) if tokens[i].lemma in lexicon.site_words]
+    location = _location(sorted({*where.tokens, *inside}), sentence, lexicon)  # the "pleural" of an effusion is a place
+    span, whole = (tokens[one.item.first].start, tokens[one.item.last - 1].end), (0, len(sentence.text))
+    seen = (where.site, where.zone, where.side, where.severity, location, state.negation, state.hedge, state.strength)
+    return Mention(concept.name, concept.entity, concept.category, state.present, span, whole, *seen)
 
 
-def _location(where: list[int], tokens: list[Token], text: str, lexicon: Lexicon) -> str:
-    """The words of a place as the report has them, abbreviations spelt out; several lemmas of one word count once."""
-    spans = dict.fromkeys(tokens[i][1:] for i in where)
-    words = [text[start:end].lower() for start, end in spans]
-    return " ".join(" ".join(lexicon.expansions.get(word, (word,))) for word in words)
+def _location(where: list[int], sentence: Sentence, lexicon: Lexicon) -> str | None:
+    """The words of a place as the report has them, abbreviations spelt out, none twice in a row; None if there are none."""
+    if not where:
+        return None
+    spans = dict.fromkeys(sentence.tokens[i][1:] for i in where)
+    written = (sentence.text[start:end].lower() for start, end in spans)
+    words = [part for word in written for part in lexicon.expansions.get(word, (word,))]
+    return " ".join(word for word, _ in groupby(words))
 
 
 def _normals(
-    clause: list[Item],
-    targets: list[tuple[Item, str, Item | None]],
-    items: list[Item],
-    tokens: list[Token],
-    text: str,
-    lexicon: Lexicon,
+    clause: list[Item], targets: list[tuple[Item, str, Item | None]], sentence: Sentence, lexicon: Lexicon
 ) -> list[Mention]:
     """ "Lungs are clear": a normal observation, and the findings that it excludes."""
     out: list[Mention] = []
@@ -272,7 +213,7 @@ def _normals(
     taken = [site for _, site in telling if site]
     heads = [head for head, _ in telling]
     for item in clause:
-        if item.kind != "normal" or _denied(item, clause):
+        if item.kind != "normal" or any(i.kind == "negation_before" and 0 <= item.first - i.last <= 1 for i in clause):
             continue
         verb = any(other.kind == "verbs" and other.last <= item.first for other in clause)
         sites = [other for other in clause if other.kind == "site" and other not in taken]
@@ -281,32 +222,20 @@ def _normals(
             low, high = sorted((site.first, item.first))
             if any(low < head.first < high or 0 <= head.first - site.last <= 1 for head in heads):
                 continue
-            sides = [i.value for i in items if i.kind == "side" and abs(i.last - site.first) <= 1]
-            out.extend(_normal(item, site, sides[0] if sides else None, tokens, text, lexicon))
+            sides = [i.value for i in sentence.items if i.kind == "side" and abs(i.last - site.first) <= 1]
+            out.extend(_normal(item, site, sides[0] if sides else None, sentence, lexicon))
     return out
 
 
-def _denied(normal: Item, clause: list[Item]) -> bool:
-    return any(item.kind == "negation_before" and 0 <= normal.first - item.last <= 1 for item in clause)
-
-
-def _normal(
-    item: Item, site: Item, side: str | None, tokens: list[Token], text: str, lexicon: Lexicon
-) -> list[Mention]:
-    span, whole = (tokens[item.first].start, tokens[item.last - 1].end), (0, len(text))
-    out: list[Mention] = []
+def _normal(item: Item, site: Item, side: str | None, sentence: Sentence, lexicon: Lexicon) -> Iterator[Mention]:
+    tokens, excludes = sentence.tokens, read_data("lexicon")["absent_when_normal"]
+    spans = (tokens[item.first].start, tokens[item.last - 1].end), (0, len(sentence.text))
     for where in site.value.split("+"):
-        out.append(
-            Mention(item.value, item.value, "", True, span, whole, where, side=None if where in SIDELESS else side)
-        )
-        if item.value in ("stable", "free") or side not in (None, "bilateral"):
-            continue
-        for name in ABSENT_WHEN_NORMAL.get(where, ()):
-            row = lexicon.concepts[name]
-            out.append(
-                Mention(name, row.entity, row.category, False, span, whole, row.site, negation=item.value, implied=True)
-            )
-    return out
+        yield Mention(item.value, item.value, "", True, *spans, where, side=None if where in SIDELESS else side)
+        if item.value not in ("stable", "free") and side in (None, "bilateral"):
+            for name in excludes.get(where, ()):
+                c = lexicon.concepts[name]
+                yield Mention(name, c.entity, c.category, False, *spans, c.site, negation=item.value, implied=True)
 
 
 def anaphoric(mention: Mention, previous: Mention) -> Mention:

@@ -9,11 +9,11 @@ import csv
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medvlp_lite.studies import Study
+from medvlp_lite.studies import Box, Study
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -37,8 +37,7 @@ class LoadResult:
     skipped: dict[str, int] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
 
-    @property
-    def summary(self) -> str:
+    def __str__(self) -> str:
         """One line: how many studies, patients and images, what was skipped, and what to know."""
         patients = len({study.patient_id for study in self.studies})
         images = sum(study.pixels is not None for study in self.studies)
@@ -47,9 +46,6 @@ class LoadResult:
             listed = ", ".join(f"{reason} {count}" for reason, count in counts.items() if count)
             line += f"; {title}: {listed}" if listed else ""
         return line
-
-    def __str__(self) -> str:
-        return self.summary
 
     def __len__(self) -> int:
         return len(self.studies)
@@ -63,14 +59,19 @@ def loaded(source: str, studies: list[Study], skipped: Counter, notes: Counter) 
     return LoadResult(source, studies, dict(skipped), dict(notes))
 
 
+def row_error(path: Path, line: int, problem: object, advice: str = "fetch the official file again") -> SourceError:
+    """The error that names a table's file and line."""
+    return SourceError(f"{path}, line {line}: {problem}; {advice}")
+
+
 def read_rows(
-    path: Path, required: Iterable[str], *, comment: str | None = None
+    path: Path, required: Sequence[str], *, comment: str | None = None, optional: bool = False
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of a CSV file as (line number, {column: stripped text}); lines that start with ``comment`` are passed over.
 
-    Raises SourceError for a missing file, a missing column, a row that is too short, or text that is not UTF-8.
+    A missing file that is ``optional`` has no rows. Raises SourceError for a missing file, a missing column, a row that is
+    too short, or text that is not UTF-8.
     """
-    required = list(required)
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
@@ -85,10 +86,11 @@ def read_rows(
                 if not any(cell.strip() for cell in row):
                     continue
                 if len(row) < width:
-                    found = f"{len(row)} cells where at least {width} are due"
-                    raise SourceError(f"{path}, line {line}: {found}; fetch the official file again")
+                    raise row_error(path, line, f"{len(row)} cells where at least {width} are due")
                 yield line, {name: cell.strip() for name, cell in zip(header, row) if name}
     except FileNotFoundError:
+        if optional:
+            return
         raise SourceError(f"{path} is missing; put the official file there") from None
     except UnicodeDecodeError:
         raise SourceError(f"{path} is not UTF-8 text; save it as UTF-8 or fetch the official file again") from None
@@ -104,7 +106,16 @@ def number(row: dict[str, str], column: str, path: Path, line: int) -> float:
             return value
     except ValueError:
         pass
-    raise SourceError(f"{path}, line {line}: {column!r} must be a number, got {row[column]!r}; correct the row")
+    raise row_error(path, line, f"{column!r} must be a number, got {row[column]!r}", "correct the row")
+
+
+def pixel_box(row: dict[str, str], columns: Sequence[str], side: int, path: Path, line: int) -> Box:
+    """Four cells, x, y, width and height in pixels of a square image of ``side``, as a Box. Raises SourceError as ``number``."""
+    values = [number(row, column, path, line) for column in columns]
+    try:
+        return Box.from_pixels(*values, image_size=(side, side))
+    except ValueError as error:
+        raise row_error(path, line, error) from None
 
 
 def image_files(folders: Iterable[Path], suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Iterator[Path]:

@@ -10,25 +10,20 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from medvlp_lite.sources import covid
-from medvlp_lite.sources.base import LoadResult, SourceError, image_files, loaded, read_rows
+from medvlp_lite.sources.base import LoadResult, SourceError, image_files, loaded, read_rows, row_error
 from medvlp_lite.sources.registry import find, locate
 from medvlp_lite.studies import SEVERITIES, Finding, Study, read_image
 
 LICENCE = "CC BY-NC-SA 4.0"
 HOME = "https://github.com/BrixIA/Brixia-score-COVID-19"
 TABLE = "public-annotations.csv"
-ZONES = {
-    "A": ("right", "right upper zone"),
-    "B": ("right", "right middle zone"),
-    "C": ("right", "right lower zone"),
-    "D": ("left", "left upper zone"),
-    "E": ("left", "left middle zone"),
-    "F": ("left", "left lower zone"),
-}
+PLACES = product(("right", "left"), ("upper", "middle", "lower"))
+ZONES = {letter: (side, f"{side} {height} zone") for letter, (side, height) in zip("ABCDEF", PLACES)}
 READERS = {"senior": "S", "junior": "J"}
 
 
@@ -38,11 +33,11 @@ def _scores(row: dict[str, str], letter: str, path: Path, line: int) -> dict[str
     for zone in (*ZONES, "Global"):
         text, highest = row[f"{letter}-{zone}"], 18 if zone == "Global" else 3
         if not text.isdigit() or int(text) > highest:
-            raise SourceError(f"{path}, line {line}: {letter}-{zone} must be a whole number 0-{highest}, got {text!r}")
+            raise row_error(path, line, f"{letter}-{zone} must be a whole number 0-{highest}, got {text!r}")
         scores[zone.lower() if zone == "Global" else zone] = int(text)
     total = sum(scores[zone] for zone in ZONES)
     if scores["global"] != total:
-        raise SourceError(f"{path}, line {line}: {letter}-Global is {scores['global']}, its zones sum to {total}")
+        raise row_error(path, line, f"{letter}-Global is {scores['global']}, its zones sum to {total}")
     return scores
 
 
@@ -54,15 +49,13 @@ def zone_findings(scores: dict[str, int]) -> tuple[Finding, ...]:
     )
 
 
-def load(root: Path | str | None = None, *, covid_root: Path | str | None = None, reader: str = "senior") -> LoadResult:
+def load(root: Path | str | None = None, *, covid_root: Path | str | None = None) -> LoadResult:
     """Load the studies of the COVID collection that carry Brixia scores.
 
     ``meta["brixia"]`` holds ``{"senior": {"A": 0..3, ..., "F": 0..3, "global": 0..18}, "junior": {...}}``: zones A-C are the
-    patient's right lung from top to bottom, D-F the left. ``reader`` says whose scores become the findings "opacity", one
+    patient's right lung from top to bottom, D-F the left. The senior reader's scores become the findings "opacity", one
     per zone. Rows whose image is not at hand are skipped and counted. Raises SourceError naming file and line.
     """
-    if reader not in READERS:
-        raise ValueError(f"reader must be 'senior' or 'junior', got {reader!r}")
     root = locate("brixia", root)
     path = next((p for p in (root / "data" / TABLE, root / TABLE) if p.is_file()), None)
     if path is None:
@@ -89,15 +82,9 @@ def load(root: Path | str | None = None, *, covid_root: Path | str | None = None
             skipped["no longer in the COVID collection" if study is None else "image file not here"] += 1
             continue
         notes["readers differ in the global score"] += scores["senior"]["global"] != scores["junior"]["global"]
-        studies.append(
-            replace(
-                study,
-                study_id=f"brixia-{name}",
-                source="brixia",
-                findings=(*study.findings, *zone_findings(scores[reader])),
-                meta={**study.meta, "brixia": scores, "brixia_licence": LICENCE, "brixia_url": HOME},
-            )
-        )
+        findings = (*study.findings, *zone_findings(scores["senior"]))
+        meta = {**study.meta, "brixia": scores, "brixia_licence": LICENCE, "brixia_url": HOME}
+        studies.append(replace(study, study_id=f"brixia-{name}", source="brixia", findings=findings, meta=meta))
     return loaded("brixia", studies, skipped, notes)
 
 

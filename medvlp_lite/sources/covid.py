@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from medvlp_lite.sources.base import LoadResult, SourceError, image_files, loaded, number, read_rows
+from medvlp_lite.sources.base import LoadResult, SourceError, image_files, loaded, number, read_rows, row_error
 from medvlp_lite.sources.registry import locate
 from medvlp_lite.studies import Box, Finding, Study, read_image
 
@@ -31,25 +31,8 @@ NOTES_WARNING = "clinical notes mix history with image findings and often name t
 IDENTICAL = frozenset({"81ba2932af55c7663e9d87016776a6_jumbo-1.jpeg", "3d4364c0e44859e86017ee1660112e_jumbo-1.jpeg"})
 """The pair of names under which the collection holds one and the same picture."""
 
-_VIRAL, _BACTERIAL = ("pneumonia", "viral pneumonia"), ("pneumonia", "bacterial pneumonia")
-PATHS: dict[str, tuple[str, ...]] = {
-    "covid-19": (*_VIRAL, "covid-19"),
-    "sars": (*_VIRAL, "sars"),
-    "mers": (*_VIRAL, "mers"),
-    "influenza": (*_VIRAL, "influenza"),
-    "varicella": (*_VIRAL, "varicella"),
-    "bacterial": _BACTERIAL,
-    "streptococcus": (*_BACTERIAL, "streptococcus"),
-    "klebsiella": (*_BACTERIAL, "klebsiella"),
-    "legionella": (*_BACTERIAL, "legionella"),
-    "chlamydophila": (*_BACTERIAL, "chlamydophila"),
-    "e.coli": (*_BACTERIAL, "e.coli"),
-    "mycoplasma bacterial pneumonia": (*_BACTERIAL, "mycoplasma"),
-    "pneumocystis": ("pneumonia", "fungal pneumonia", "pneumocystis"),
-    "lipoid": ("pneumonia", "lipoid pneumonia"),
-    "pneumonia": ("pneumonia",),
-    "ards": ("ards",),
-}
+_TABLE = json.loads((Path(__file__).parent / "data" / "covid_findings.json").read_text(encoding="utf-8"))
+PATHS: dict[str, tuple[str, ...]] = {name: tuple(path) for name, path in _TABLE.items()}
 """Early, flat finding names -> where they stand in the hierarchy that later versions of the collection spell out."""
 
 _FAMILIES = ("viral", "bacterial", "fungal", "lipoid", "aspiration")
@@ -133,7 +116,7 @@ def _human_masks(root: Path) -> tuple[Path | None, dict[str, str]]:
 def _severity(root: Path) -> dict[str, dict[str, float]]:
     path = root / "annotations" / "covid-severity-scores.csv"
     columns = ("geographic_mean", "opacity_mean")
-    rows = read_rows(path, ("filename", *columns), comment="#") if path.is_file() else ()
+    rows = read_rows(path, ("filename", *columns), comment="#", optional=True)
     return {row["filename"]: {column: number(row, column, path, line) for column in columns} for line, row in rows}
 
 
@@ -179,36 +162,37 @@ def openly_licensed(study: Study) -> bool:
 
 
 def load(
-    root: Path | str | None = None,
-    *,
-    views: Sequence[str] | None = FRONTAL,
-    require_image: bool = True,
-    masks: bool = True,
+    root: Path | str | None = None, *, views: Sequence[str] | None = FRONTAL, require_image: bool = True
 ) -> LoadResult:
     """Load the radiographs of the collection, grouped by patient, each patient's in the order of time (``offset`` days).
 
-    ``views`` keeps these views (None: every one, also lateral and unstated); CT is always left out. Rows without a file
-    are skipped and counted unless ``require_image`` is False. Findings come from the finding column; rows not yet coded
-    (``todo``) have none. ``report`` holds the clinical notes: see ``meta["leakage"]``. ``licence`` and ``url`` differ per
-    image. ``meta["lung_mask"]`` (human) and ``meta["model_lung_mask"]`` (made by a model, no ground truth) are functions
-    that return bool (H, W); ``masks=False`` leaves them out and saves a second. ``meta["lung_boxes"]``, ``["severity"]``
-    are there where annotated. Raises SourceError naming file and line.
+    Args:
+        views: the views to keep (None: every one, also lateral and unstated); CT is always left out.
+        require_image: whether rows without a file are skipped and counted.
+
+    Returns:
+        Studies whose findings come from the finding column; rows not yet coded (``todo``) have none. ``report`` holds the
+        clinical notes: see ``meta["leakage"]``. ``licence`` and ``url`` differ per image. ``meta["lung_mask"]`` (human) and
+        ``meta["model_lung_mask"]`` (made by a model, no ground truth) are functions that return bool (H, W);
+        ``meta["lung_boxes"]`` and ``meta["severity"]`` are there where annotated.
+
+    Raises:
+        SourceError: naming file and line.
     """
     root = locate("covid", root)
     skipped, notes = Counter(), Counter()
     rows, person = _rows(root, views, skipped)
     files = {path.name.lower(): path for path in image_files([root / "images"])}
     rows = _with_files(rows, files, require_image, skipped)
-    known = sorted(
-        {*PATHS.values(), *(p for row in rows if row["finding"].lower() not in _UNCODED for p in row["paths"])}
-    )
-    archive, human = _human_masks(root) if masks else (None, {})
+    coded = (path for row in rows if row["finding"].lower() not in _UNCODED for path in row["paths"])
+    known = sorted({*PATHS.values(), *coded})
+    archive, human = _human_masks(root)
     severity, boxes = _severity(root), _lung_boxes(root, notes)
     model_folder = root / "annotations" / "lungVAE-masks"
     studies: list[Study] = []
     for row in rows:
         name, path = row["filename"], row["path"]
-        coded = row["finding"].lower() not in _UNCODED
+        is_coded = row["finding"].lower() not in _UNCODED
         meta: dict[str, Any] = {
             "filename": name,
             "offset": _offset(row["offset"]),
@@ -225,9 +209,9 @@ def load(
             else:
                 meta["lung_mask"] = partial(read_lung_mask, archive, human[name], path)
         model_mask = model_folder / f"{Path(name).stem}_mask.png"
-        if path and masks and model_mask.is_file():
+        if path and model_mask.is_file():
             meta["model_lung_mask"] = partial(read_lung_mask, None, model_mask, path)
-        notes["finding not coded (labels unknown)"] += not coded
+        notes["finding not coded (labels unknown)"] += not is_coded
         notes["without clinical notes"] += not row["clinical_notes"]
         notes["licence not stated"] += not row["license"]
         studies.append(
@@ -237,7 +221,7 @@ def load(
                 source="covid",
                 pixels=partial(read_image, path) if path else None,
                 report=" ".join(row["clinical_notes"].split()),
-                findings=findings_from(row["paths"], known) if coded else (),
+                findings=findings_from(row["paths"], known) if is_coded else (),
                 view=None if row["view"] == "unknown" else row["view"],
                 licence=row["license"] or "licence not stated",
                 url=row["url"],
@@ -265,7 +249,7 @@ def _rows(root: Path, views: Sequence[str] | None, skipped: Counter) -> tuple[li
     rows = []
     for line, row in read_rows(table, required):
         if not row["filename"] or not row["patientid"]:
-            raise SourceError(f"{table}, line {line}: patientid or filename is empty; fetch the official file again")
+            raise row_error(table, line, "patientid or filename is empty")
         one, other = first(owner.setdefault(row["filename"], row["patientid"])), first(row["patientid"])
         if one != other:
             person[other] = one

@@ -13,28 +13,16 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from medvlp_lite.sources.base import LoadResult, SourceError, image_files, loaded, number, read_rows
+from medvlp_lite.sources.base import LoadResult, SourceError, image_files, loaded, pixel_box, read_rows, row_error
 from medvlp_lite.sources.registry import locate
 from medvlp_lite.studies import Box, Finding, Study, read_image
 
 LICENCE = "NIH Clinical Center: no restriction on use, attribution required"
 HOME = "https://nihcc.app.box.com/v/ChestXray-NIHCC"
 LABELS = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Consolidation",
-    "Edema",
-    "Effusion",
-    "Emphysema",
-    "Fibrosis",
-    "Hernia",
-    "Infiltration",
-    "Mass",
-    "Nodule",
-    "Pleural_Thickening",
-    "Pneumonia",
-    "Pneumothorax",
-)
+    "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Emphysema", "Fibrosis", "Hernia", "Infiltration",
+    "Mass", "Nodule", "Pleural_Thickening", "Pneumonia", "Pneumothorax",
+)  # fmt: skip
 BOX_GRID = 1024
 """Side of the square image in whose pixels the official boxes are given."""
 
@@ -67,23 +55,13 @@ def _boxes(root: Path) -> dict[str, dict[str, tuple[Box, ...]]]:
     """image stem -> {label: boxes}, as fractions of the image. Empty when there is no box table."""
     path = root / "BBox_List_2017.csv"
     boxes: dict[str, dict[str, tuple[Box, ...]]] = defaultdict(dict)
-    if not path.is_file():
-        return boxes
     columns = ("Bbox [x", "y", "w", "h]")
-    for line, row in read_rows(path, ("Image Index", "Finding Label", *columns)):
+    for line, row in read_rows(path, ("Image Index", "Finding Label", *columns), optional=True):
         label = {"Infiltrate": "Infiltration"}.get(row["Finding Label"], row["Finding Label"])
         if label not in LABELS:
-            raise SourceError(f"{path}, line {line}: unknown label {label!r}; fetch the official file again")
-        try:
-            box = Box.from_pixels(*(number(row, c, path, line) for c in columns), image_size=(BOX_GRID, BOX_GRID))
-        except SourceError:
-            raise
-        except ValueError as error:
-            raise SourceError(
-                f"{path}, line {line}: {error}; correct the row or fetch the official file again"
-            ) from None
+            raise row_error(path, line, f"unknown label {label!r}")
         of_image = boxes[Path(row["Image Index"]).stem]
-        of_image[label] = (*of_image.get(label, ()), box)
+        of_image[label] = (*of_image.get(label, ()), pixel_box(row, columns, BOX_GRID, path, line))
     return boxes
 
 
@@ -95,7 +73,7 @@ def _official_split(root: Path) -> dict[str, str]:
         for line, text in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else (), 1):
             stem = Path(text.strip()).stem
             if stem and part_of.setdefault(stem, part) != part:
-                raise SourceError(f"{path}, line {line}: {stem} is in both official lists; fetch the two lists again")
+                raise row_error(path, line, f"{stem} is in both official lists", "fetch the two lists again")
     return part_of
 
 
@@ -106,39 +84,32 @@ def _findings(labels: list[str], boxes: dict[str, tuple[Box, ...]]) -> tuple[Fin
     )
 
 
-def load(root: Path | str | None = None, *, split: str | None = None, require_image: bool = True) -> LoadResult:
+def load(root: Path | str | None = None) -> LoadResult:
     """Load NIH ChestX-ray14.
 
     Every study has all 14 findings, present or absent as mined from its report (``meta["labels_from"]``); a radiologist's
-    box hangs on the finding it shows. ``split`` is None (all), "train_val" or "test": the official lists. Rows without an
-    image file are skipped and counted unless ``require_image`` is False. Files match by stem, so jpg serves for png.
+    box hangs on the finding it shows. ``meta["official_split"]`` is "train_val", "test", or None where the lists are not
+    there. Rows without an image file are skipped and counted. Files match by stem, so jpg serves for png.
     Raises SourceError naming file and line.
     """
-    if split not in (None, *_SPLIT_FILES):
-        raise ValueError(f"split must be None, 'train_val' or 'test', got {split!r}")
     root = locate("nih", root)
     table = _table(root)
     files: dict[str, Path] = {}
     for path in image_files(image_folders(root)):
         files.setdefault(path.stem, path)
     boxes, part_of = _boxes(root), _official_split(root)
-    if split and not part_of:
-        raise SourceError(f"folder {root} lacks {_SPLIT_FILES[split]}; fetch it from {HOME}, or load with split=None")
     studies: list[Study] = []
     skipped, notes = Counter(), Counter()
     for line, row in read_rows(table, ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "View Position")):
         stem = Path(row["Image Index"]).stem
         match = _STEM.fullmatch(stem)
         if not match:
-            raise SourceError(f"{table}, line {line}: image {row['Image Index']!r} is not named like 00000001_000.png")
+            raise row_error(table, line, f"image {row['Image Index']!r} is not named like 00000001_000.png")
         labels = [label for label in row["Finding Labels"].split("|") if label != "No Finding"]
         if unknown := [label for label in labels if label not in LABELS]:
-            raise SourceError(f"{table}, line {line}: unknown label {unknown[0]!r}; fetch the official file again")
-        if require_image and stem not in files:
+            raise row_error(table, line, f"unknown label {unknown[0]!r}")
+        if stem not in files:
             skipped["image file not here"] += 1
-            continue
-        if split and part_of.get(stem) != split:
-            skipped[f"not in the official {split} list"] += 1
             continue
         age = _age(row["Patient Age"])
         notes["impossible age, taken as unknown"] += age is None
@@ -149,7 +120,7 @@ def load(root: Path | str | None = None, *, split: str | None = None, require_im
                 study_id=f"nih-{stem}",
                 patient_id=match[1],
                 source="nih",
-                pixels=partial(read_image, files[stem]) if stem in files else None,
+                pixels=partial(read_image, files[stem]),
                 findings=_findings(labels, boxes.get(stem, {})),
                 view=row["View Position"] or None,
                 licence=LICENCE,

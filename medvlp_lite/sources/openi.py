@@ -8,18 +8,19 @@ Built in chapter 01_image_report_pairs.
 
 from __future__ import annotations
 
+import json
 import re
 import tarfile
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from medvlp_lite.sources.base import LoadResult, SourceError, image_files, loaded, natural, read_rows
+from medvlp_lite.sources.base import LoadResult, SourceError, image_files, loaded, natural, read_rows, row_error
 from medvlp_lite.sources.registry import locate
 from medvlp_lite.studies import Finding, Study, read_image
 
@@ -30,21 +31,10 @@ SECTIONS = ("indication", "comparison", *REPORT_SECTIONS)
 
 SIDES = ("right", "left", "bilateral")
 GRADES = ("borderline", "mild", "moderate", "severe")
-# fmt: off
-LOCATIONS = frozenset((
-    "abdomen", "adipose tissue", "anterior", "aorta", "aorta, thoracic", "aortic valve", "apex", "axilla",
-    "azygos lobe", "base", "blood vessels", "bone and bones", "breast", "bronchi", "bronchovascular",
-    "cardiophrenic angle", "cervical vertebrae", "clavicle", "coronary vessels", "costophrenic angle", "diaphragm",
-    "esophagus", "heart", "heart atria", "heart ventricles", "hilum", "humerus", "lingula", "lower lobe",
-    "lumbar vertebrae", "lung", "lymph nodes", "mediastinum", "middle lobe", "mitral valve", "multilobar", "neck",
-    "paratracheal", "peribronchial", "perihilar", "pleura", "pleural sinus", "posterior", "pulmonary alveoli",
-    "pulmonary artery", "retrocardiac", "ribs", "shoulder", "spine", "sternum", "stomach", "subclavian vein",
-    "sulcus", "supracardiac", "superior vena cava", "thoracic vertebrae", "thorax", "thyroid gland", "trachea",
-    "trachea, carina", "upper lobe",
-))
-# fmt: on
+LOCATIONS = frozenset(json.loads((Path(__file__).parent / "data" / "openi_locations.json").read_text(encoding="utf-8")))
+"""Qualifiers of a coding that name a place."""
 ANATOMY = LOCATIONS | {"cardiac shadow", "epicardial fat"}
-"""Coding heads that name an organ: what is seen there stands in the coding's ``pattern`` (Lung/hypoinflation)."""
+"""Heads of a coding that name an organ: what is seen there stands in its ``pattern`` (Lung/hypoinflation)."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +111,8 @@ class _Record:
     where: str
     sections: dict[str, str]
     terms: list[str]
-    automatic: list[str]
-    images: list[str]
+    automatic: list[str] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
     caption: str = ""
     licence: str = LICENCE
 
@@ -171,14 +161,12 @@ def _from_xml(where: str, text: bytes) -> _Record:
 def _from_csv(path: Path) -> Iterator[_Record]:
     for line, row in read_rows(path, ("uid", "MeSH", *SECTIONS)):
         if not row["uid"]:
-            raise SourceError(f"{path}, line {line}: 'uid' is empty; fetch the official file again")
+            raise row_error(path, line, "'uid' is empty")
         yield _Record(
             uid=row["uid"],
             where=f"{path}, line {line}",
             sections={name: " ".join(row[name].split()) for name in SECTIONS},
             terms=[term.strip() for term in row["MeSH"].split(";") if term.strip()],
-            automatic=[],
-            images=[],
             caption=" ".join(row.get("image", "").split()),
         )
 
@@ -204,10 +192,8 @@ def _image_index(root: Path) -> dict[str, Path]:
 def _projections(root: Path) -> dict[str, list[tuple[str, str]]]:
     """uid -> [(file name, "Frontal" or "Lateral")] from the CSV table, where it is there."""
     views: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    path = root / "indiana_projections.csv"
-    if path.is_file():
-        for _, row in read_rows(path, ("uid", "filename", "projection")):
-            views[row["uid"]].append((row["filename"], row["projection"]))
+    for _, row in read_rows(root / "indiana_projections.csv", ("uid", "filename", "projection"), optional=True):
+        views[row["uid"]].append((row["filename"], row["projection"]))
     return views
 
 
@@ -230,22 +216,18 @@ def _choose_image(
     return key, "frontal" if key in frontal else None, index.get(key)
 
 
-def _codings(record: _Record) -> list[Coding]:
+def _study(record: _Record, views: dict[str, list[tuple[str, str]]], index: dict[str, Path], notes: Counter) -> Study:
     try:
-        return [parse_mesh(term) for term in record.terms]
+        codings = [parse_mesh(term) for term in record.terms]
     except ValueError as error:
         raise SourceError(f"{record.where}: {error}; correct the term or fetch the file again") from None
-
-
-def _study(record: _Record, views: dict[str, list[tuple[str, str]]], index: dict[str, Path], notes: Counter) -> Study:
-    codings = _codings(record)
     heads = {coding.finding for coding in codings}
-    unlabelled = {head for head in heads if head == "no indexing" or head.startswith("technical quality")}
+    poor = {head for head in heads if head.startswith("technical quality")}
     name, view, path = _choose_image(record, views, index)
     notes["without a findings section"] += not strip_deidentification(record.sections["findings"])
     notes["without an impression section"] += not strip_deidentification(record.sections["impression"])
     notes["not indexed (labels unknown)"] += "no indexing" in heads
-    notes["image quality too poor to code"] += any(head.startswith("technical quality") for head in heads)
+    notes["image quality too poor to code"] += bool(poor)
     notes["without a frontal image"] += record.uid in views and name is None
     notes["frontal projection not stated"] += path is not None and view is None
     meta: dict[str, Any] = {
@@ -254,7 +236,7 @@ def _study(record: _Record, views: dict[str, list[tuple[str, str]]], index: dict
         "automatic": record.automatic,
         "normal": "normal" in heads,
         "indexed": "no indexing" not in heads,
-        "quality_unsatisfactory": any(head.startswith("technical quality") for head in heads),
+        "quality_unsatisfactory": bool(poor),
         "image_name": name,
         "image_names": record.images or [file for file, _ in views.get(record.uid, [])],
         "caption": strip_deidentification(record.caption),
@@ -265,7 +247,7 @@ def _study(record: _Record, views: dict[str, list[tuple[str, str]]], index: dict
         source="openi",
         pixels=partial(read_image, path) if path else None,
         report=compose_report(record.sections),
-        findings=tuple(finding_from(c) for c in codings if c.finding not in unlabelled | {"normal"}),
+        findings=tuple(finding_from(c) for c in codings if c.finding not in poor | {"no indexing", "normal"}),
         view=view,
         licence=record.licence,
         url=HOME,
@@ -273,29 +255,22 @@ def _study(record: _Record, views: dict[str, list[tuple[str, str]]], index: dict
     )
 
 
-def load(root: Path | str | None = None, *, form: str = "auto", keep_empty: bool = False) -> LoadResult:
-    """Load the Open-i reports, with one frontal image each where images are there.
+def load(root: Path | str | None = None) -> LoadResult:
+    """Load the Open-i reports, from XML where there is any, else from CSV, with one frontal image each where images are there.
 
-    ``root`` is the set's folder, a folder that contains it, or the report archive itself; by default it is looked for
-    in ``MEDVLP_DATA``. ``form`` is "xml", "csv" or "auto" (XML if there is any). Reports with neither findings nor
-    impression are skipped and counted unless ``keep_empty``. Findings are the human codings, present ones only: what is
-    not coded is unknown. Each ``uid`` counts as one patient; the set does not say which examinations share one.
-    Raises SourceError naming the file.
+    ``root`` is the set's folder, a folder that contains it, or the report archive itself; by default it is looked for in
+    ``MEDVLP_DATA``. Reports with neither findings nor impression are skipped and counted. Findings are the human codings,
+    present ones only: what is not coded is unknown. Each ``uid`` counts as one patient; the set does not say which
+    examinations share one. Raises SourceError naming the file.
     """
-    if form not in ("auto", "xml", "csv"):
-        raise ValueError(f"form must be 'auto', 'xml' or 'csv', got {form!r}")
     root = locate("openi", root)
-    table = root / "indiana_reports.csv"
     records: dict[str, _Record] = {}
     skipped, notes = Counter(), Counter()
-    if form in ("auto", "xml"):
-        found = [_from_xml(where, text) for where, text in _xml_texts(root)]
-    if form == "csv" or (form == "auto" and not found):
-        found = list(_from_csv(table))
-    for record in found:
+    found = [_from_xml(where, text) for where, text in _xml_texts(root)]
+    for record in found or _from_csv(root / "indiana_reports.csv"):
         if record.uid in records:
             skipped["second report of the same uid"] += 1
-        elif not keep_empty and not compose_report(record.sections):
+        elif not compose_report(record.sections):
             skipped["neither findings nor impression"] += 1
         else:
             records[record.uid] = record

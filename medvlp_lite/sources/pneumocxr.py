@@ -11,7 +11,7 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from medvlp_lite.sources.base import LoadResult, SourceError, loaded, read_rows
+from medvlp_lite.sources.base import LoadResult, loaded, read_rows, row_error
 from medvlp_lite.sources.registry import locate
 from medvlp_lite.studies import SEVERITIES, SPLITS, Finding, Study, read_image
 
@@ -31,7 +31,7 @@ def stage_of(text: str) -> int | None:
     return STAGES[word]
 
 
-def load(root: Path | str | None = None, *, require_image: bool = True) -> LoadResult:
+def load(root: Path | str | None = None) -> LoadResult:
     """Load a folder with ``pneumocxr.csv`` and the images that it names.
 
     Columns: ``image`` (a path inside the folder, also looked for in ``images/``), ``patient``, ``stage`` (0 to 3, or empty where
@@ -41,25 +41,27 @@ def load(root: Path | str | None = None, *, require_image: bool = True) -> LoadR
     and counted. Raises SourceError naming file and line.
     """
     root = locate("pneumocxr", root)
+    table = root / TABLE
     studies: list[Study] = []
     skipped, notes = Counter(), Counter()
     seen: set[str] = set()
-    for line, row in read_rows(root / TABLE, ("image", "patient", "stage", "report")):
-        where = f"{root / TABLE}, line {line}"
+    for line, row in read_rows(table, ("image", "patient", "stage", "report")):
         if not row["image"] or not row["patient"]:
-            raise SourceError(f"{where}: image and patient must not be empty; a split by patient needs both")
+            raise row_error(table, line, "image and patient must not be empty", "a split by patient needs both")
         if row["image"] in seen:
-            raise SourceError(f"{where}: {row['image']} stands twice; keep one row for each image")
+            raise row_error(table, line, f"{row['image']} stands twice", "keep one row for each image")
         seen.add(row["image"])
         try:
             stage = stage_of(row["stage"])
             readers = {name: stage_of(text) for name, text in row.items() if name.startswith("reader_") and text}
         except ValueError as error:
-            raise SourceError(f"{where}: {error}; correct the row") from None
+            raise row_error(table, line, error, "correct the row") from None
         if (split := row.get("split", "")) not in ("", *SPLITS):
-            raise SourceError(f"{where}: split must be one of {', '.join(SPLITS)} or empty, got {split!r}")
+            raise row_error(
+                table, line, f"split must be {', '.join(SPLITS)} or empty, got {split!r}", "correct the row"
+            )
         path = next((p for p in (root / row["image"], root / "images" / row["image"]) if p.is_file()), None)
-        if path is None and require_image:
+        if path is None:
             skipped["image file not here"] += 1
             continue
         notes["without stage"] += stage is None
@@ -70,7 +72,7 @@ def load(root: Path | str | None = None, *, require_image: bool = True) -> LoadR
                 study_id=f"pneumocxr-{row['image']}",
                 patient_id=row["patient"],
                 source="pneumocxr",
-                pixels=partial(read_image, path) if path else None,
+                pixels=partial(read_image, path),
                 report=row["report"],
                 findings=_finding(stage),
                 view=row.get("view") or None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tarfile
 import zlib
@@ -13,31 +14,14 @@ from pathlib import Path
 from medvlp_lite.sources.base import LoadResult, SourceError, read_rows
 from medvlp_lite.sources.download import RemoteFile, fetch_files
 
-_OPENI = "https://openi.nlm.nih.gov/imgs/collections"
-_NIH_BOX = "https://nihcc.box.com/shared/static"
-_NIH_PARTS = (
-    "vfk49d74nhbxq3nqjg0900w5nvkorp5c",
-    "i28rlmbvmfjbl8p2n3ril0pptcmcu9d1",
-    "f1t00wrtdk94satdfb9olcolqx20z2jp",
-    "0aowwzs5lhjrceb3qp67ahp0rd1l1etg",
-    "v5e3goj22zr6h8tzualxfsqlqaygfbsn",
-    "asi7ikud9jwnkrnkj99jnpfkjdes7l6l",
-    "jn1b4mw4n6lnh74ovmcjb8y48h8xj07n",
-    "tvpxmn7qyrgl0w8wfh9kqfjskv6nmm1j",
-    "upyy3ml7qdumlgk2rfcvlb9k6gvqq2pj",
-    "l6nilvfa9cg3s28tqv1qc1olm3gnz54p",
-    "hhq8fkdgvcari67vfhs7ppg2w6ni4jze",
-    "ioqwiy20ihqwyr8pf4c24eazhh281pbu",
-)
-
 
 @dataclass(frozen=True)
 class DataSet:
     """One real data set: what it is, under which terms, which folder names it goes by, and how it is obtained.
 
     ``markers`` are glob patterns in the set's folder; one must match for the set to count as present. ``counted`` is the
-    pattern of what there is one of per study: files, or the one archive or table that lists them. ``files`` are those the home lets anyone download; none of them has a
-    published hash, so the first download records its own (see ``download``). ``by_hand``: its tables are not among them.
+    pattern of what there is one of per study: files, or the one archive or table that lists them. ``files`` are those that
+    the home lets anyone download. ``by_hand``: its tables are not among them.
     """
 
     name: str
@@ -54,136 +38,17 @@ class DataSet:
     by_hand: bool = False
 
 
-# The addresses below were collected without reaching the homes; one that has moved answers with an error that is passed on.
-SETS: dict[str, DataSet] = {
-    entry.name: entry
-    for entry in (
-        DataSet(
-            name="openi",
-            title="Open-i Indiana reports",
-            folders=("openi", "open-i", "indiana", "nlmcxr", "chest-xrays-indiana-university"),
-            markers=("*reports*.tgz", "ecgen-radiology/*.xml", "indiana_reports.csv", "[0-9]*.xml"),
-            counted=("ecgen-radiology/*.xml", "*reports*.tgz", "indiana_reports.csv"),
-            licence="CC BY-NC-ND 4.0",
-            citation="demnerfushman2016openi",
-            size="1 MB; with images over 1 GB",
-            home="https://openi.nlm.nih.gov/faq",
-            instruction="download NLMCXR_reports.tgz, and NLMCXR_png.tgz for the images, into one folder named openi",
-            files=(
-                RemoteFile(f"{_OPENI}/NLMCXR_reports.tgz", "NLMCXR_reports.tgz"),
-                RemoteFile(f"{_OPENI}/NLMCXR_png.tgz", "NLMCXR_png.tgz", unpack_to="NLMCXR_png", images=True),
-            ),
-        ),
-        DataSet(
-            name="nih",
-            title="NIH ChestX-ray14",
-            folders=(
-                "nih",
-                "nih_chestxray14",
-                "chestx-ray14",
-                "chestxray14",
-                "chestxray-nihcc",
-                "nih-chest-xrays",
-                "cxr8",
-            ),
-            markers=("Data_Entry_2017*.csv",),
-            counted=("images/*.*", "images_*/images/*.*"),
-            licence="no restriction, attribution",
-            citation="wang2017chestxray8",
-            size="42 GB",
-            home="https://nihcc.app.box.com/v/ChestXray-NIHCC",
-            instruction="download Data_Entry_2017_v2020.csv, BBox_List_2017.csv, train_val_list.txt and test_list.txt into one "
-            "folder named nih, and the images (or: medvlp-lite data get nih --images)",
-            by_hand=True,
-            files=tuple(
-                RemoteFile(f"{_NIH_BOX}/{part}.gz", f"images_{i:03d}.tar.gz", unpack_to=f"images_{i:03d}", images=True)
-                for i, part in enumerate(_NIH_PARTS, 1)
-            ),
-        ),
-        DataSet(
-            name="rsna",
-            title="RSNA pneumonia 2018",
-            folders=("rsna", "rsna_pneumonia", "rsna-pneumonia-detection-challenge", "rsna-pneumonia"),
-            markers=("stage_2_train_labels.csv",),
-            counted=("stage_2_train_images/*.*",),
-            licence="RSNA terms, attribution",
-            citation="shih2019rsna",
-            size="4 GB",
-            home="https://www.rsna.org/education/ai-resources-and-training/ai-image-challenge/rsna-pneumonia-detection-challenge-2018",
-            instruction="accept the terms at the home page or on Kaggle (rsna-pneumonia-detection-challenge), then unpack "
-            "stage_2_train_labels.csv, stage_2_detailed_class_info.csv and stage_2_train_images/ into one folder named rsna",
-            by_hand=True,
-            files=(
-                RemoteFile(
-                    "https://s3.amazonaws.com/east1.public.rsna.org/AI/2018/pneumonia-challenge-dataset-mappings_2018.json",
-                    "pneumonia-challenge-dataset-mappings_2018.json",
-                ),
-            ),
-        ),
-        DataSet(
-            name="covid",
-            title="COVID-19 image data collection",
-            folders=(
-                "covid-chestxray",
-                "covid_chestxray",
-                "covid-chestxray-dataset",
-                "covid-chestxray-dataset-master",
-                "covid",
-            ),
-            markers=("metadata.csv",),
-            counted=("images/*.*",),
-            licence="per image; metadata CC BY-NC-SA 4.0",
-            citation="cohen2020covid",
-            size="about 1 GB",
-            home="https://github.com/ieee8023/covid-chestxray-dataset",
-            instruction="clone or download the repository into a folder named covid-chestxray",
-            files=(
-                RemoteFile(
-                    "https://github.com/ieee8023/covid-chestxray-dataset/archive/cec70df07d40383581484c70bb6ada1e6a2fc077.zip",
-                    "covid-chestxray-dataset.zip",
-                    unpack_to=".",
-                    strip_top=True,
-                ),
-                RemoteFile(
-                    "https://github.com/mlmed/torchxrayvision/raw/913e4e0bdd289c2a9a0ce3678943f4089b4b284f/torchxrayvision/data/semantic_masks_v7labs_lungs.zip",
-                    "semantic_masks_v7labs_lungs.zip",
-                ),
-            ),
-        ),
-        DataSet(
-            name="brixia",
-            title="Brixia severity scores",
-            folders=("brixia", "brixia-score-covid-19", "brixia-score-covid-19-master"),
-            markers=("data/public-annotations.csv", "public-annotations.csv"),
-            counted=("data/public-annotations.csv", "public-annotations.csv"),
-            licence="CC BY-NC-SA 4.0",
-            citation="signoroni2021brixia",
-            size="10 kB, and the COVID collection",
-            home="https://github.com/BrixIA/Brixia-score-COVID-19",
-            instruction="download data/public-annotations.csv into brixia/data, and get the set covid for the images",
-            files=(
-                RemoteFile(
-                    "https://github.com/BrixIA/Brixia-score-COVID-19/raw/770036d297b3c52a6789f134bd9d8c8953d33ec1/data/public-annotations.csv",
-                    "data/public-annotations.csv",
-                ),
-            ),
-        ),
-        DataSet(
-            name="pneumocxr",
-            title="PneumoCXR layout",
-            folders=("pneumocxr",),
-            markers=("pneumocxr.csv",),
-            counted=("pneumocxr.csv",),
-            licence="your own data",
-            citation="ren2025mskpt",
-            size="yours",
-            home="https://doi.org/10.1177/08953996241296400",
-            instruction="the paper's set is private; put your own table pneumocxr.csv (columns image, patient, stage, report) and the "
-            "images that it names into one folder named pneumocxr",
-            by_hand=True,
-        ),
-    )
-}
+def _read_sets() -> dict[str, DataSet]:
+    """The table in ``data/sets.json``; its addresses were collected without reaching the homes."""
+    sets = {}
+    for name, row in json.loads((Path(__file__).parent / "data" / "sets.json").read_text(encoding="utf-8")).items():
+        fields = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+        fields["files"] = tuple(RemoteFile(**file) for file in row.get("files", ()))
+        sets[name] = DataSet(name, **fields)
+    return sets
+
+
+SETS: dict[str, DataSet] = _read_sets()
 
 
 def data_root() -> Path:
@@ -258,7 +123,7 @@ def load(name: str, root: Path | str | None = None, **options: object) -> LoadRe
 
 
 def fetch(name: str, *, images: bool = False, log: Callable[[str], None] = print) -> Path:
-    """Download what the set's home gives without a form into ``data_root()``, verified and resumable.
+    """Download what the set's home gives without a form into ``data_root()``, verified.
 
     ``images`` also takes the large image archives. What is there already is left alone. Raises SourceError when a
     download fails, or when the set's tables must be fetched by hand (how, ``log`` has said before).

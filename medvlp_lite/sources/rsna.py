@@ -7,7 +7,6 @@ Built in chapter 01_image_report_pairs.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections import Counter
 from functools import partial
@@ -15,7 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-from medvlp_lite.sources.base import IMAGE_SUFFIXES, LoadResult, SourceError, image_files, loaded, number, read_rows
+from medvlp_lite.sources.base import (
+    IMAGE_SUFFIXES,
+    LoadResult,
+    SourceError,
+    image_files,
+    loaded,
+    pixel_box,
+    read_rows,
+    row_error,
+)
 from medvlp_lite.sources.registry import locate
 from medvlp_lite.studies import Box, Finding, Study, read_image
 
@@ -30,39 +38,29 @@ def read_dicom(path: Path) -> np.ndarray:
     try:
         import pydicom
     except ImportError:
-        raise ValueError(_no_pydicom(path)) from None
+        problem = f"{path} is a DICOM file and pydicom is not installed"
+        raise ValueError(f"{problem}; run: pip install pydicom (or convert the images to PNG)") from None
     try:
         dataset = pydicom.dcmread(path)
         values = dataset.pixel_array
     except Exception as error:  # pydicom raises many kinds, one per damaged element
         raise ValueError(f"DICOM file {path} cannot be read ({error}); delete it and fetch it again") from error
     if values.ndim != 2:
-        raise ValueError(
-            f"DICOM file {path} holds an array {values.shape}, not one grey image; take it out of the folder"
-        )
+        raise ValueError(f"DICOM file {path} is not one grey image but {values.shape}; take it out of the folder")
     if values.dtype != np.uint8:
         low, high = float(values.min()), float(values.max())
         values = ((values.astype(np.float64) - low) * (255 / max(high - low, 1.0))).round().astype(np.uint8)
     return 255 - values if dataset.get("PhotometricInterpretation") == "MONOCHROME1" else values
 
 
-def _no_pydicom(path: Path) -> str:
-    return (
-        f"{path} is a DICOM file and pydicom is not installed; run: pip install pydicom (or convert the images to PNG)"
-    )
-
-
 def _classes(root: Path) -> dict[str, str]:
     path = root / "stage_2_detailed_class_info.csv"
     classes: dict[str, str] = {}
-    if path.is_file():
-        for line, row in read_rows(path, ("patientId", "class")):
-            if row["class"] not in CLASSES:
-                raise SourceError(f"{path}, line {line}: unknown class {row['class']!r}; fetch the official file again")
-            if classes.setdefault(row["patientId"], row["class"]) != row["class"]:
-                raise SourceError(
-                    f"{path}, line {line}: {row['patientId']} has two classes; fetch the official file again"
-                )
+    for line, row in read_rows(path, ("patientId", "class"), optional=True):
+        if row["class"] not in CLASSES:
+            raise row_error(path, line, f"unknown class {row['class']!r}")
+        if classes.setdefault(row["patientId"], row["class"]) != row["class"]:
+            raise row_error(path, line, f"{row['patientId']} has two classes")
     return classes
 
 
@@ -74,10 +72,8 @@ def _twins(root: Path) -> dict[str, str]:
             twins |= {entry["subset_img_id"]: entry["img_id"] for entry in json.loads(path.read_text(encoding="utf-8"))}
         except (KeyError, TypeError, ValueError) as error:
             raise SourceError(f"{path} is not RSNA's table of image identities ({error!r}); fetch it again") from None
-    path = root / "rsna_to_nih.csv"
-    if path.is_file():
-        twins |= {row["patientId"]: row["Image Index"] for _, row in read_rows(path, ("patientId", "Image Index"))}
-    return twins
+    rows = read_rows(root / "rsna_to_nih.csv", ("patientId", "Image Index"), optional=True)
+    return twins | {row["patientId"]: row["Image Index"] for _, row in rows}
 
 
 def _boxes(path: Path) -> dict[str, tuple[Box, ...]]:
@@ -87,23 +83,15 @@ def _boxes(path: Path) -> dict[str, tuple[Box, ...]]:
     for line, row in read_rows(path, ("patientId", *sides, "Target")):
         name, target = row["patientId"], row["Target"]
         if target not in ("0", "1"):
-            raise SourceError(
-                f"{path}, line {line}: Target must be 0 or 1, got {target!r}; fetch the official file again"
-            )
+            raise row_error(path, line, f"Target must be 0 or 1, got {target!r}")
         if name in boxes and bool(boxes[name]) != (target == "1"):
-            raise SourceError(f"{path}, line {line}: {name} has Target 0 and 1; fetch the official file again")
-        found = boxes.get(name, ())
-        if target == "1":
-            values = [number(row, side, path, line) for side in sides]
-            try:
-                found = (*found, Box.from_pixels(*values, image_size=(BOX_GRID, BOX_GRID)))
-            except ValueError as error:
-                raise SourceError(f"{path}, line {line}: {error}; fetch the official file again") from None
-        boxes[name] = found
+            raise row_error(path, line, f"{name} has Target 0 and 1")
+        new = (pixel_box(row, sides, BOX_GRID, path, line),) if target == "1" else ()
+        boxes[name] = boxes.get(name, ()) + new
     return boxes
 
 
-def load(root: Path | str | None = None, *, require_image: bool = True) -> LoadResult:
+def load(root: Path | str | None = None) -> LoadResult:
     """Load the RSNA pneumonia challenge: one study per image, with finding "opacity" present with its boxes, or absent.
 
     The official ``patientId`` names an image. ``rsna_to_nih.csv`` (columns ``patientId,Image Index``) or RSNA's own mapping
@@ -117,17 +105,13 @@ def load(root: Path | str | None = None, *, require_image: bool = True) -> LoadR
     files = {path.stem: path for path in image_files([folder], (".dcm",))}
     files |= {path.stem: path for path in image_files([folder], IMAGE_SUFFIXES)}
     classes, twins = _classes(root), _twins(root)
-    has_pydicom = importlib.util.find_spec("pydicom") is not None
     studies: list[Study] = []
     skipped, notes = Counter(), Counter()
     for name, boxes in _boxes(root / "stage_2_train_labels.csv").items():
         path, twin = files.get(name), twins.get(name)
-        if path is None and require_image:
+        if path is None:
             skipped["image file not here"] += 1
             continue
-        if path and path.suffix.lower() == ".dcm" and not has_pydicom:
-            raise SourceError(_no_pydicom(path))
-        reader = read_dicom if path and path.suffix.lower() == ".dcm" else read_image
         notes["with boxes"] += bool(boxes)
         notes["NIH twin unknown, counted as its own patient"] += twin is None
         studies.append(
@@ -135,7 +119,7 @@ def load(root: Path | str | None = None, *, require_image: bool = True) -> LoadR
                 study_id=f"rsna-{name}",
                 patient_id=twin[:8] if twin else name,
                 source="rsna",
-                pixels=partial(reader, path) if path else None,
+                pixels=partial(read_dicom if path.suffix.lower() == ".dcm" else read_image, path),
                 findings=(Finding("opacity", bool(boxes), boxes=boxes),),
                 licence=LICENCE,
                 url=HOME,

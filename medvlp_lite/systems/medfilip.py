@@ -20,7 +20,7 @@ from medvlp_lite.components.contrastive import cosine_matrix, gather_pairs
 from medvlp_lite.encoders.image import image_encoder
 from medvlp_lite.encoders.sentence import HashedTfidf, SentenceEncoder
 from medvlp_lite.encoders.text import CLIPText, ReportTokenizer, TextEncoder
-from medvlp_lite.reports.knowledge import base
+from medvlp_lite.reports.knowledge import base, structured_label
 from medvlp_lite.reports.sections import findings_text
 from medvlp_lite.reports.structured_labels import (
     Label,
@@ -113,24 +113,19 @@ class MedFILIP(System):
     def wording(self, label: Label) -> str:
         """The text of a structured label as this system reads it (F-4); slots it does not use are left out."""
         severity, location, category = label if self.config.use_fg else (None, None, label.category)
-        text = " ".join(word for word in (severity, location, category) if word)
         if not self.config.use_entities:
+            text = structured_label(severity, location, category)
             return f"{text[0].upper()}{text[1:]}."
-        code = self.config.template == "code"
-        explained = self.config.use_iki and (not code or category in base()["categories"])
-        explanation = explanation_of(category) if explained else ""
-        if not explanation:
-            return text
-        if code:
-            return f"{text}. {explanation}"
-        return f"{text}, where {category} is {explanation[0].lower()}{explanation[1:].rstrip('.')}"
+        template = self.config.template
+        explained = self.config.use_iki and (template == "paper" or category in base()["categories"])
+        return structured_label(severity, location, category, explanation_of(category) if explained else "", template)
 
     def text_inputs(self, reports: Sequence[str], findings: Sequence[tuple[Finding, ...]]) -> dict[str, Any]:
         """``labels``, the structured labels of each study (F-1), or ``token_ids`` of the reports where they are the texts."""
         if not self.config.use_entities:
             return {"token_ids": self.text_encoder.ids([findings_text(report) for report in reports])}
         labels = self.labels_of(reports, findings)
-        self.labels.add(label for row in labels for label in row)
+        self.labels.add(label for row in _gather_lists(labels) for label in row)
         return {"labels": labels}
 
     def labels_of(self, reports: Sequence[str], findings: Sequence[tuple[Finding, ...]]) -> list[tuple[Label, ...]]:
@@ -152,10 +147,10 @@ class MedFILIP(System):
 
     def _label_cosine(self, images: torch.Tensor, owned: Sequence[tuple[Label, ...]]) -> torch.Tensor:
         """F-7, (N, M): every text is encoded once, however often it stands in the batch."""
-        if not any(owned):  # several processes wait for a gradient of every parameter, be it zero
-            return images.new_zeros(len(images), 0) * (images.sum() + sum(p.sum() for p in self.parameters()))
-        texts, columns = self.labels.texts_of(owned).unique(return_inverse=True)
-        return cosine_matrix(images, self.embed_token_ids(self.labels.token_ids(texts).to(self.device)))[:, columns]
+        numbers, columns = self.labels.texts_of(owned).unique(return_inverse=True)
+        some = numbers if len(numbers) else torch.zeros(1, dtype=torch.long)  # else encoders would have no gradient
+        texts = self.embed_token_ids(self.labels.token_ids[some].to(self.device))
+        return cosine_matrix(images, texts)[:, columns] + 0 * self.logit_scale
 
     def label_matrix(self, owned: Sequence[tuple[Label, ...]]) -> torch.Tensor:
         """What each of N images should score with each of the M labels of a batch: (N, M), F-5 or F-12."""
@@ -228,16 +223,15 @@ def similarity_model(name: str, centre: tuple[str, ...] = ()) -> HashedTfidf | S
 class LabelTable:
     """All structured labels that a MedFILIP has met: their texts, word pieces, categories and similarity, each made once.
 
-    It grows when new labels come; what it says of a label does not depend on the others.
+    It grows when new labels come; what it says of a label does not depend on the others. Text 0 stands for no label.
     """
 
     def __init__(self, system: MedFILIP):
         self._system = (system,)  # in a tuple: the system is no part of its own table
         self.place: dict[Label, int] = {}
-        self.texts: dict[str, int] = {}
-        self.categories = self.text_of = torch.zeros(0, dtype=torch.long)
+        self.categories = self.text_of = torch.zeros(0, dtype=torch.long)  # numbers of each label's category and text
         self.similarity = torch.zeros(0, 0)
-        self._ids = torch.zeros(0, 0)
+        self.token_ids = system.text_encoder.ids(["."])  # (texts, pieces)
 
     def add(self, labels: Iterable[Label]) -> None:
         """Take in the labels that are new."""
@@ -246,28 +240,25 @@ class LabelTable:
             return
         system = self._system[0]
         self.place.update({label: len(self.place) + i for i, label in enumerate(new)})
-        texts, names = [system.wording(label) for label in self.place], [label.category for label in self.place]
-        self.texts = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        known = {name: i for i, name in enumerate(dict.fromkeys(names))}
-        self.text_of = torch.tensor([self.texts[text] for text in texts])
-        self.categories = torch.tensor([known[name] for name in names])
-        self._ids = system.text_encoder.ids(list(self.texts))
+        texts = [system.wording(label) for label in self.place]
+        self.categories = _numbered([label.category for label in self.place])
+        self.text_of = 1 + _numbered(texts)
+        self.token_ids = system.text_encoder.ids([".", *dict.fromkeys(texts)])
         if system.config.use_ssm:
             self.similarity = system.label_similarity(list(self.place))
 
     def rows_of(self, owned: Sequence[tuple[Label, ...]]) -> torch.Tensor:
-        """The numbers (M,) of all labels of a batch, study by study."""
-        labels = [label for row in owned for label in row]
-        self.add(labels)
-        return torch.tensor([self.place[label] for label in labels], dtype=torch.long)
+        """The numbers (M,) of all labels of a batch, study by study. Raises KeyError for a label that was never added."""
+        return torch.tensor([self.place[label] for row in owned for label in row], dtype=torch.long)
 
     def texts_of(self, owned: Sequence[tuple[Label, ...]]) -> torch.Tensor:
         """The numbers (M,) of the texts of all labels of a batch."""
         return self.text_of[self.rows_of(owned)]
 
-    def token_ids(self, texts: torch.Tensor) -> torch.Tensor:
-        """The word pieces (T, L) of texts by number."""
-        return self._ids[texts]
+
+def _numbered(names: Sequence[str]) -> torch.Tensor:
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return torch.tensor([numbers[name] for name in names], dtype=torch.long)
 
 
 def _gather_lists(rows: list) -> list:

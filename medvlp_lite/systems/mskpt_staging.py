@@ -180,5 +180,5 @@ class MSKPTStaging(System):
         if query.name == DISEASE:
             return -1
         if query.name not in STAGES:
-            raise ValueError(f"this system knows {DISEASE} and {', '.join(self.config['stages'])}, not {query.name!r}")
+            raise ValueError(f"this system knows {DISEASE} and {', '.join(STAGES)}, not {query.name!r}")
         return STAGES.index(query.name)

@@ -58,7 +58,12 @@ def test_wording_follows_the_switches():
 
 def test_the_label_matrix_of_each_rung(batch):
     owned = [(MILD,), (SEVERE, Label(None, None, "nodule")), ()]
-    rows = lambda **options: build(use_iki=False, **options).label_matrix(owned)  # noqa: E731
+
+    def rows(**options):
+        system = build(use_iki=False, **options)
+        system.labels.add(label for row in owned for label in row)
+        return system.label_matrix(owned)
+
     by_category = rows(use_ssm=False)
     assert by_category.tolist() == [[1, 1, 0], [1, 1, 1], [0, 0, 0]]
     assert rows(use_ssm=False, hard_labels="text").tolist() == [[1, 0, 0], [0, 1, 1], [0, 0, 0]]
@@ -203,7 +208,5 @@ def test_a_table_of_labels_grows_and_says_the_same_of_each():
     assert torch.allclose(parts.labels.similarity, whole.labels.similarity, atol=1e-6)
     assert torch.allclose(whole.labels.similarity, whole.label_similarity(labels), atol=1e-6)
     texts = whole.labels.texts_of([labels[:2], (), labels[1:]])
-    assert texts.tolist() == [0, 1, 1, 2]
-    assert torch.equal(
-        whole.labels.token_ids(texts[:1])[0], whole.text_encoder.ids([whole.wording(m) for m in labels])[0]
-    )
+    assert texts.tolist() == [1, 2, 2, 3]
+    assert torch.equal(whole.labels.token_ids[1:], whole.text_encoder.ids([whole.wording(label) for label in labels]))
