@@ -11,7 +11,6 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -326,27 +325,6 @@ def split_by_patient(
     listing = "\n".join(f"{name} {studies[i].study_id}" for name in SPLITS for i in parts[name])
     fingerprint = hashlib.sha256(listing.encode()).hexdigest()[:12]
     return Splits(*(tuple(parts[name]) for name in SPLITS), fingerprint=fingerprint)
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Read an image file as uint8 grey (H, W); colour and alpha are flattened, 16 bit is scaled to 8.
-
-    Raises ValueError naming the file when it cannot be decoded.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as opened:
-            if opened.mode.startswith("I"):
-                values = np.asarray(opened, dtype=np.float64)
-                return (255 * (values - values.min()) / max(np.ptp(values), 1)).astype(np.uint8)
-            if opened.mode in ("RGBA", "LA", "PA") or "transparency" in opened.info:
-                opened = opened.convert("RGBA")
-                backdrop = Image.new("RGBA", opened.size, (0, 0, 0, 255))
-                opened = Image.alpha_composite(backdrop, opened)
-            return np.asarray(opened.convert("L"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"image file {path} cannot be read ({error}); delete it and fetch it again") from error
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
