@@ -47,13 +47,17 @@ def weighted_info_nce(
 ) -> torch.Tensor:
     """Contrastive loss whose rows count by how informative their visible patches are: equations M-8 and M-8c.
 
-    ``similarity`` (B, B) holds images in rows and texts in columns, ``weights`` (B,) > 0 are the importance of each image;
-    row i of both directions gets weight i. ``weighting``: "joint", weighted logits inside weighted terms (the paper's
-    reading); "split", the official code: the mean of four losses, two with weighted logits and two with weighted terms;
-    "logits" and "loss", one half each of that; "none", plain InfoNCE. The terms' weights carry no gradient
-    unless ``detach`` is False (the mistake the chapter shows). ``normalise_loss_weights`` divides by their sum instead of
-    B; None takes the code's way for "split" and "loss" and the paper's for "joint". Raises ValueError for an unknown
-    weighting, shapes that do not fit or a temperature that is not positive.
+    Args:
+        similarity: (B, B), images in rows and texts in columns.
+        weights: (B,) > 0, the importance of each image; row i of both directions gets weight i.
+        temperature: > 0, divides.
+        weighting: "joint", weighted logits inside weighted terms (the paper); "split", the mean of four losses, two with
+            weighted logits and two with weighted terms (the released code); "logits" or "loss", one half of that; "none".
+        normalise_loss_weights: divide by the sum of the weights instead of B; None: only for "split" and "loss".
+        detach: whether the weights of the terms carry no gradient; without, a low score switches the loss off.
+
+    Raises:
+        ValueError: an unknown weighting, shapes that do not fit or a temperature that is not positive.
     """
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
@@ -64,18 +68,18 @@ def weighted_info_nce(
     if weighting == "none":
         return info_nce(similarity, temperature)
     require_positive(temperature)
-    logits = torch.stack([similarity, similarity.t()]) / temperature  # (2, B, B): by image, by text
-    scaled = weights.view(1, -1, 1) * logits
-    terms = weights.detach() if detach else weights
-    joint = weighting == "joint"
     if normalise_loss_weights is None:
-        normalise_loss_weights = not joint
-    shares = terms / (terms.sum() if normalise_loss_weights else len(terms))
-    by_logits = row_losses(scaled)
-    by_terms = (shares * (by_logits if joint else row_losses(logits))).sum(dim=1).mean()
-    if weighting == "split":
-        return (by_logits.mean() + by_terms) / 2
-    return by_logits.mean() if weighting == "logits" else by_terms
+        normalise_loss_weights = weighting != "joint"
+    logits = torch.stack([similarity, similarity.t()]) / temperature  # (2, B, B): by image, by text
+    # importance inside the softmax: row i of both directions times weight i
+    by_logits = row_losses(weights.view(1, -1, 1) * logits)
+    if weighting == "logits":
+        return by_logits.mean()
+    # importance outside: each row's term counts by its weight, which learns nothing here
+    shares = weights.detach() if detach else weights
+    shares = shares / (shares.sum() if normalise_loss_weights else len(shares))
+    by_terms = (shares * (by_logits if weighting == "joint" else row_losses(logits))).sum(dim=1).mean()
+    return (by_logits.mean() + by_terms) / 2 if weighting == "split" else by_terms
 
 
 def row_losses(logits: torch.Tensor) -> torch.Tensor:
@@ -99,29 +103,38 @@ def v1_weights(
 
 
 def v1_alignment(
-    similarity: torch.Tensor,
-    scores: torch.Tensor,
-    temperature: torch.Tensor | float,
-    *,
-    group: int = 16,
-    tau1: float = 1.0,
-    tau2: float = 16.0,
-    symmetric: bool = False,
-    reduction: str = "group",
+    similarity: torch.Tensor, scores: torch.Tensor, temperature: torch.Tensor | float, *, group: int = 16
 ) -> torch.Tensor:
     """The alignment loss of the arXiv version, image to text: equation M-v1.
 
-    ``similarity`` (B, B), ``scores`` (B,) raw. The paper does not say how the B weighted terms become one number:
-    ``reduction`` "group" sums within a group, where weights sum to 1, and averages over groups, so that equal scores give
-    a plain mean; "mean" and "sum" do what they say. ``symmetric`` adds text to image. Raises ValueError for another
-    reduction.
+    ``similarity`` (B, B), ``scores`` (B,) raw. The paper does not say how the B weighted terms become one number: here
+    they are summed within a group, where weights sum to 1, and averaged over groups, so that equal scores give a plain mean.
     """
-    heat, shares = v1_weights(scores, group, tau1, tau2)
-    directions = [similarity, similarity.t()] if symmetric else [similarity]
-    terms = torch.stack([shares * row_losses(s / (heat.unsqueeze(1) * temperature)) for s in directions]).mean(dim=0)
-    if reduction not in ("group", "mean", "sum"):
-        raise ValueError(f"reduction must be 'group', 'mean' or 'sum', got {reduction!r}")
-    return {"group": terms.sum() / math.ceil(len(terms) / group), "mean": terms.mean(), "sum": terms.sum()}[reduction]
+    heat, shares = v1_weights(scores, group)
+    return (shares * row_losses(similarity / (heat.unsqueeze(1) * temperature))).sum() / math.ceil(len(scores) / group)
+
+
+def keep_weights(trace: torch.Tensor, weights: torch.Tensor, step: torch.Tensor, every: int) -> torch.Tensor:
+    """A trace (R, N) of an FC layer's ``weights`` (N,), with a further row if this ``step`` (counted from 0) is one to keep.
+
+    Every ``every``-th is; when R rows are full, every second one goes and the interval doubles. Rows not yet written are NaN.
+    All on the device of ``trace``: a GPU is not waited for.
+    """
+    rows = len(trace)
+    full_at = every * rows * 2 ** torch.arange(32, device=trace.device)
+    thinned = torch.cat([trace[::2], torch.full_like(trace[: rows // 2], torch.nan)])
+    trace = torch.where((step == full_at).any(), thinned, trace)
+    interval = every * 2 ** (step >= full_at).sum()
+    here = (torch.arange(rows, device=trace.device) == step // interval) & (step % interval == 0)
+    return torch.where(here.unsqueeze(1), weights, trace)
+
+
+def kept_steps(rows: int, steps: int, every: int) -> range:
+    """The steps that the rows of a trace belong to after ``steps`` of them: what ``keep_weights`` has kept."""
+    interval = every
+    while steps - 1 >= interval * rows:
+        interval *= 2
+    return range(0, max(steps, 0), interval)
 
 
 def zero_shot_probability(

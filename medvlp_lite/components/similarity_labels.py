@@ -29,18 +29,25 @@ def similarity_labels(
 ) -> torch.Tensor:
     """The semantic similarity matrix Y (N, M): how near label j comes to the nearest label that image i owns (F-5).
 
-    ``similarity`` (M, M), ``owners`` (M,) in 0..``images`` - 1. With ``categories`` (M,), similarities between labels of
-    different categories become 0 before the maximum, as in the official code; None keeps them, as in the paper.
-    ``clamp_min`` lifts negative entries; None leaves them, as the official code does. An image's own labels keep
-    their self-similarity, 1 for cosines. An image without labels gets a row of zeros.
-    Raises ValueError when shapes or owners do not fit.
+    Args:
+        similarity: (M, M) of labels, 1 on the diagonal for cosines.
+        owners: (M,) in 0..``images`` - 1; an image without labels gets a row of zeros.
+        images: N.
+        categories: (M,) numbers; similarities across categories become 0 before the maximum, as in the released code. None
+            keeps them, as in the paper.
+        clamp_min: lifts negative entries; None leaves them, as the released code does.
+
+    Raises:
+        ValueError: shapes or owners do not fit.
     """
     _check_owners(owners, images)
     count = len(owners)
     if similarity.shape != (count, count):
         raise ValueError(f"similarity must be ({count}, {count}) for {count} labels, got {tuple(similarity.shape)}")
+    # similarity of every label with every label, gated by category (released code)
     if categories is not None:
         similarity = similarity * _same(categories, count).to(similarity.dtype)
+    # the maximum over the labels that an image owns
     labels = similarity.new_full((images, count), -torch.inf)
     labels = labels.scatter_reduce(0, owners.view(-1, 1).expand(-1, count), similarity, reduce="amax")
     labels = labels.masked_fill(~_owned(owners, images).any(dim=1, keepdim=True), 0.0)
@@ -91,14 +98,20 @@ def itm_terms(
     mse_on: str = "cosine",
     columns: bool = False,
 ) -> dict[str, torch.Tensor]:
-    """Image-text matching: the two terms "mse" and "ce" whose sum is the loss (F-8).
+    """Image-text matching: the two terms "mse" and "ce" whose sum is the loss (F-8); both 0 where there is no label.
 
-    ``cosine`` (N, M) in [-1, 1], ``labels`` (N, M), ``scale`` > 0 multiplies cosines to logits. ``mse_on`` "cosine"
-    compares the labels with cosines; "scaled" with logits, as the released code does, which asks for cosines of
-    label / scale. ``ce`` "bce" is the mean binary cross-entropy of the logits (released code); "softmax" is
-    ``soft_cross_entropy`` of each image's softmax over all labels with its row of ``labels`` (the paper's word).
-    ``columns`` adds the same per label over all images and halves the sum; softmax only. Both terms are 0, with
-    zero gradient, where there is no label. Raises ValueError for shapes that differ or an option that does not exist.
+    Args:
+        cosine: (N, M) in [-1, 1].
+        labels: (N, M).
+        scale: > 0, multiplies cosines to logits.
+        ce: "bce", binary cross-entropy of the logits (released code), or "softmax", ``soft_cross_entropy`` of each image's
+            softmax over all labels (the paper's word).
+        mse_on: compare labels with the "cosine", or with the "scaled" logits as the released code does, which asks for cosines
+            of label / scale.
+        columns: for "softmax", the same per label over all images too, and half of the sum.
+
+    Raises:
+        ValueError: shapes differ, or an option does not exist.
     """
     if cosine.shape != labels.shape:
         raise ValueError(f"cosine {tuple(cosine.shape)} and labels {tuple(labels.shape)} must have one shape")
@@ -122,8 +135,8 @@ def itm_terms(
 def soft_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, *, normalise: bool = True) -> torch.Tensor:
     """Cross-entropy of each row's softmax with soft labels (N, M), averaged over the N rows (F-8, reading b).
 
-    ``normalise`` takes negative labels as 0 and brings each row of ``labels`` to sum 1 (a row of zeros stays); the official
-    code, which only logs this number, does neither, and divides by N once more.
+    ``normalise`` takes negative labels as 0 and brings each row to sum 1 (a row of zeros stays); the released code, which
+    only logs this number, does neither, and divides by N once more.
     """
     if normalise:
         labels = labels.to(torch.promote_types(labels.dtype, torch.float32)).clamp(min=0)
