@@ -159,7 +159,7 @@ def _writable(folder: str) -> Path:
 
 def _train(arguments: argparse.Namespace) -> int:
     from medvlp_lite import experiments
-    from medvlp_lite.training import cache_folder
+    from medvlp_lite.cache import cache_folder
 
     row, profile = experiments.runner.row_of(arguments.system), experiments.profile_of(arguments.profile)
     out, state = _writable(arguments.out), _writable(str(cache_folder() / "rows"))

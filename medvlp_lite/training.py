@@ -11,7 +11,6 @@ import math
 import os
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -26,9 +25,6 @@ from medvlp_lite.systems.base import System
 
 Log = Callable[[str], None]
 READ_EVERY = 20  # steps between two looks at the losses on a GPU, which each look would otherwise keep waiting
-SOURCE_ROOMS = (
-    "studies.py", "augment.py", "training.py", "phantom", "sources", "reports", "encoders", "components", "systems",
-)  # fmt: skip
 
 
 class NonFiniteLossError(RuntimeError):
@@ -282,10 +278,11 @@ def _resume(accelerator: Any, folder: Path | None, config: TrainingConfig) -> tu
     if progress["config"] != asdict(config):
         raise ValueError(f"checkpoint {folder} belongs to another config; delete the folder or restore the config")
     accelerator.load_state(str(folder / progress["state"]))
-    return _read_history(progress["history"]), progress["step"]
+    return read_history(progress["history"]), progress["step"]
 
 
-def _read_history(values: dict[str, Any]) -> History:
+def read_history(values: dict[str, Any]) -> History:
+    """A history from JSON."""
     return History(**{**values, "validation": [tuple(point) for point in values["validation"]]})
 
 
@@ -294,15 +291,17 @@ def _save(accelerator: Any, folder: Path, config: TrainingConfig, history: Histo
     accelerator.save_state(str(folder / state), safe_serialization=True)
     if accelerator.is_main_process:
         progress = {"config": asdict(config), "state": state, "step": step, "history": asdict(history)}
-        _write_whole(folder / "progress.json", json.dumps(progress))  # the old state stands until the new one is whole
+        write_whole(folder / "progress.json", json.dumps(progress))  # the old state stands until the new one is whole
         for old in folder.glob("step-*"):
             if old.name != state:
                 shutil.rmtree(old)
     accelerator.wait_for_everyone()
 
 
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
+def write_whole(path: Path, text: str) -> None:
+    """Write a file beside its place and move it there, so that it is never half there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 
@@ -343,71 +342,3 @@ class _Progress:
                 f"step {done}/{self.config.steps}  loss {sum(recent) / len(recent):.3f}  "
                 f"{history.images_per_second:.0f} images/s  {left:.0f} s left"
             )
-
-
-def source_fingerprint() -> str:
-    """A hash of the library's source in every room that training depends on."""
-    package = Path(__file__).parent
-    digest = hashlib.sha256()
-    for room in SOURCE_ROOMS:
-        root = package / room
-        for path in [root] if root.is_file() else sorted(root.rglob("*")):
-            if path.is_file() and path.suffix in (".py", ".json"):
-                digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def cache_folder() -> Path:
-    """Where trained systems are kept: MEDVLP_CACHE, else the user's cache folder."""
-    from platformdirs import user_cache_dir
-
-    return Path(os.environ.get("MEDVLP_CACHE") or user_cache_dir("medvlp_lite"))
-
-
-def train_or_load(
-    build: Callable[[], System],
-    dataset: StudyDataset,
-    config: TrainingConfig,
-    *,
-    log: Log | None = print,
-    validate: Callable[[System], float] | None = None,
-    validate_at: Sequence[int] | None = None,
-) -> tuple[System, History]:
-    """Train the system that ``build`` makes, or load it if exactly this was trained before.
-
-    The key hashes the configuration, the library's source and the data, so a changed library never shows an old number.
-    A run that was interrupted goes on from its last checkpoint. ``History.source`` says "trained" or "cached". Random
-    weights are drawn from ``config.seed``. A cache that cannot be written costs a warning, not the training.
-    """
-    from accelerate import PartialState
-
-    torch.manual_seed(config.seed)
-    system = build()
-    points = validate_at if validate_at is None else list(validate_at)
-    identity = (system.name, system.config, system.tokenizer.definition, asdict(config), dataset.fingerprint())
-    identity += ((validate is not None, points), source_fingerprint(), torch.__version__)
-    key = hashlib.sha256(repr(identity).encode()).hexdigest()[:20]
-    folder = cache_folder() / "systems" / f"{system.name}-{key}"
-    if (folder / "history.json").is_file():
-        history = _read_history(json.loads((folder / "history.json").read_text(encoding="utf-8")))
-        history.source = "cached"
-        if log:
-            log(f"loaded {system.name} from {folder.name} (trained earlier in {history.seconds:.0f} s)")
-        return System.from_pretrained(folder), history
-    if log:
-        log(f"training {system.name} on {len(dataset)} studies for {config.steps} steps of {config.batch_size}")
-    unfinished = folder.with_name(folder.name + "-unfinished")
-    history = fit(
-        system, dataset, config, checkpoints=unfinished, checkpoint_every=max(100, config.steps // 10), log=log,
-        validate=validate, validate_at=validate_at,
-    )  # fmt: skip
-    processes = PartialState()
-    if processes.is_main_process:
-        try:
-            system.save_pretrained(folder)
-            _write_whole(folder / "history.json", json.dumps(asdict(history)))
-            shutil.rmtree(unfinished, ignore_errors=True)
-        except OSError as error:
-            warnings.warn(f"{folder} cannot be written ({error}); the trained system is not kept", stacklevel=2)
-    processes.wait_for_everyone()
-    return system, history

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "medvlp_lite"
 ORDER = (
-    "studies augment", "phantom sources reports", "encoders", "components", "systems", "official", "training",
+    "studies augment", "phantom sources reports", "encoders", "components", "systems", "official", "training", "cache",
     "evaluation", "records", "experiments", "figures",
 )  # fmt: skip
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms.split()}

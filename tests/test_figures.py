@@ -4,6 +4,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 
 from medvlp_lite.evaluation.classification import Interval, auc_table
 from medvlp_lite.figures.curves import plot_calibration, plot_confusion, plot_intervals, plot_losses, plot_roc
@@ -75,8 +76,10 @@ def test_a_heat_map_marks_the_cell_that_is_scored_and_leaves_the_cold_ones_clear
 
 def test_maps_are_seeded_and_refuse_what_is_too_small():
     vectors = np.random.default_rng(0).normal(size=(30, 6))
+    threads = torch.get_num_threads()
     for method in ("tsne", "umap"):
         assert np.allclose(project(vectors, method, seed=1), project(vectors, method, seed=1))
+    assert torch.get_num_threads() == threads
     assert plot_map(project(vectors), ["a"] * 15 + ["b"] * 15, title="map").get_legend() is not None
     with pytest.raises(ValueError, match="at least 5 points"):
         project(vectors[:3])
@@ -97,6 +100,9 @@ def test_studies_are_drawn_with_masks_boxes_and_names():
     legend = figure.axes[0].get_legend()
     assert [t.get_text() for t in legend.get_texts()] == ["mild mass (left) upper", "nodule"]
     assert describe_finding(findings[1]) == "nodule"
+    figure = show_studies([study] * 4, titles=["a title that is longer than its radiograph is wide"] * 4, columns=2)
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert all("\n" in title for title in titles) and figure.get_tightbbox().width <= 6.6
     with pytest.raises(ValueError, match="no study to show"):
         show_studies([])
     draw_heatmap(study.image, np.eye(4), plt.gca(), title="heat", region=mask)

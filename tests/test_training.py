@@ -19,7 +19,6 @@ from medvlp_lite.training import (
     TrainingConfig,
     batch_order,
     fit,
-    train_or_load,
     validation_steps,
 )
 
@@ -208,58 +207,6 @@ def test_losses_are_read_a_few_steps_at_a_time_where_that_matters(data, monkeypa
     with pytest.raises(NonFiniteLossError, match=r"not finite at step 4 \(a = inf\) on studies s000, s001;"):
         losses.read()
     assert len(slow.losses) == 3 and len(steps.losses) == 7
-
-
-def test_cache_answers_only_for_the_same_config_data_and_source(data, tmp_path, monkeypatch):
-    monkeypatch.setenv("MEDVLP_CACHE", str(tmp_path))
-    said = []
-    make = lambda: build(data)  # noqa: E731
-    first, history = train_or_load(make, data, CONFIG, log=said.append)
-    again, cached = train_or_load(make, data, CONFIG, log=said.append)
-    assert (history.source, cached.source) == ("trained", "cached") and same_weights(first, again)
-    assert cached.losses == history.losses and said[-1].startswith("loaded convirt")
-    assert train_or_load(make, data, TrainingConfig(steps=2, batch_size=6), log=None)[1].source == "trained"
-    other = StudyDataset(made_up_studies(20, seed=5), size=32)
-    assert train_or_load(make, other, CONFIG, log=None)[1].source == "trained"
-    monkeypatch.setattr(training, "source_fingerprint", lambda: "the library has changed")
-    assert train_or_load(make, data, CONFIG, log=None)[1].source == "trained"
-
-
-def test_a_validated_run_is_another_run_in_the_cache(data, tmp_path, monkeypatch):
-    monkeypatch.setenv("MEDVLP_CACHE", str(tmp_path))
-    make = lambda: build(data)  # noqa: E731
-    assert not train_or_load(make, data, CONFIG, log=None)[1].validation
-    first = train_or_load(make, data, CONFIG, log=None, validate=mean_score)[1]
-    cached = train_or_load(make, data, CONFIG, log=None, validate=mean_score)[1]
-    assert (first.source, cached.source) == ("trained", "cached") and cached.validation == first.validation
-
-
-def test_finished_training_survives_a_cache_that_cannot_be_written(data, tmp_path, monkeypatch):
-    monkeypatch.setenv("MEDVLP_CACHE", str(tmp_path))
-    trained = build(data)
-    fit(trained, data, CONFIG, log=None)
-
-    def full(*_):
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(ConVIRT, "save_pretrained", full)
-    with pytest.warns(UserWarning, match="cannot be written .No space left"):
-        system, history = train_or_load(lambda: build(data), data, CONFIG, log=None)
-    assert same_weights(system, trained) and len(history.losses) == 7
-
-
-def test_source_fingerprint_sees_one_changed_line(tmp_path, monkeypatch):
-    import shutil
-    from pathlib import Path
-
-    package = Path(training.__file__).parent
-    copy = tmp_path / "medvlp_lite"
-    shutil.copytree(package, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(training, "__file__", str(copy / "training.py"))
-    before = training.source_fingerprint()
-    target = copy / "components" / "contrastive.py"
-    target.write_text(target.read_text() + "\n# one line\n")
-    assert training.source_fingerprint() != before
 
 
 def test_progress_is_plain_text(data):

@@ -16,7 +16,8 @@ from medvlp_lite.encoders.attention import attend
 
 PAD, UNKNOWN, START, END, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL_TOKENS = (PAD, UNKNOWN, START, END, MASK)
-PADS, ENDS = (PAD, "<pad>"), (END, "</s>", "<|endoftext|>")  # as published tokenizers call them
+# as published tokenizers call them
+PADS, STARTS, ENDS = (PAD, "<pad>"), (START, "<s>", "<|startoftext|>"), (END, "</s>", "<|endoftext|>")
 BERT_SIZES = {"lite": (128, 1, 4), "base": (768, 12, 12)}  # width, depth, heads
 GROUP = 16  # texts of like length that are read together
 CHUNK = 2048  # texts that are cut into pieces at once
@@ -35,7 +36,10 @@ class ReportTokenizer:
         self._tokenizer = Tokenizer.from_str(definition)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        self.end_id = self._first_of(ENDS)  # None in the official MaCo vocabulary
+        self.start_id, self.end_id = (
+            self._first_of(STARTS),
+            self._first_of(ENDS),
+        )  # no end in the official MaCo vocabulary
         pad = self._first_of(PADS)
         self.pad_id = self.end_id if pad is None else pad  # CLIP fills up with its end
 

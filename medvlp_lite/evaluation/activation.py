@@ -63,7 +63,7 @@ def stage_maps(system: System, dataset: StudyDataset, classes: np.ndarray) -> np
         found.append(
             grad_cam(system.image_encoder, lambda maps: system.head(maps.mean(dim=(2, 3))), images, chosen).cpu()
         )
-    return torch.cat(found).numpy()
+    return torch.cat(found).cpu().numpy()
 
 
 def stage_map_energy(system: System, dataset: StudyDataset, entity: str, limit: int = 300) -> dict[str, float]:

@@ -163,7 +163,7 @@ def similarity_quality(system: MedFILIP, locations: Sequence[str | None] = (None
     over all pairs and within one category.
     """
     labels = [Label(s, place, c) for c in system.config.categories for s in SEVERITIES for place in locations]
-    found = system.label_similarity(labels).numpy()
+    found = system.label_similarity(labels).cpu().numpy()
     upper = np.triu_indices(len(labels), 1)
     same = np.asarray([[a.category == b.category for b in labels] for a in labels])[upper]
     grade = np.asarray([[a[1:] == b[1:] for b in labels] for a in labels])[upper]

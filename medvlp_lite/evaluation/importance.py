@@ -167,7 +167,7 @@ def learn_scores(
             optimizers[rate].step()
             optimizers[rate].zero_grad()
             history[rate].append(layer.weight.detach()[0].cpu().clone())
-    return {rate: torch.stack(rows).numpy() for rate, rows in history.items()}
+    return {rate: torch.stack(rows).cpu().numpy() for rate, rows in history.items()}
 
 
 def weight_measures(system: MaCo, data: Parts, block: int = 1) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def image_batches(dataset: StudyDataset, device: torch.device, size: int = BATCH
 def answer_images(system: System, dataset: StudyDataset, answer: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
     """``answer`` of every batch of images, joined: float (N, ...). The system is put in evaluation mode."""
     system.eval()
-    return torch.cat([answer(images).float().cpu() for images in image_batches(dataset, system.device)]).numpy()
+    return torch.cat([answer(images).float().cpu() for images in image_batches(dataset, system.device)]).cpu().numpy()
 
 
 def score_dataset(system: System, dataset: StudyDataset, queries: Sequence[Query]) -> np.ndarray:
@@ -72,7 +72,7 @@ def embed_texts(system: System, texts: Sequence[str]) -> np.ndarray:
     distinct = list(dict.fromkeys(texts))
     parts = [system.embed_texts(distinct[i : i + BATCH]).float().cpu() for i in range(0, len(distinct), BATCH)]
     place = {text: row for row, text in enumerate(distinct)}
-    return torch.cat(parts).numpy()[[place[text] for text in texts]]
+    return torch.cat(parts).cpu().numpy()[[place[text] for text in texts]]
 
 
 def embed_reports(system: System, dataset: StudyDataset) -> np.ndarray:

@@ -284,7 +284,7 @@ def uncertainty_scores(
     val: tuple[np.ndarray, np.ndarray], probabilities: np.ndarray, patients: Sequence[str] | None = None
 ) -> dict[str, np.ndarray]:
     """Every uncertainty (N,) of probabilities (N, K), by name: those of P-15, and the conformal one calibrated on ``val``."""
-    scores = {kind: uncertainty(torch.as_tensor(probabilities), kind).numpy() for kind in SCORES}
+    scores = {kind: uncertainty(torch.as_tensor(probabilities), kind).cpu().numpy() for kind in SCORES}
     return {**scores, "conformal": np.sort(conformal_p_values(val, probabilities, patients), axis=1)[:, -2]}
 
 
@@ -301,7 +301,7 @@ def uncertainty_quality(answers: StageAnswers) -> dict[str, Any]:
 def theta_quality(answers: StageAnswers) -> dict[str, Any]:
     """Each rule for theta, chosen on validation answers, and what it keeps of the validation and the test part."""
     parts = {"val": answers.val, "test": (answers.truth, answers.probabilities)}
-    unsure = {part: uncertainty(torch.as_tensor(p)).numpy() for part, (_, p) in parts.items()}
+    unsure = {part: uncertainty(torch.as_tensor(p)).cpu().numpy() for part, (_, p) in parts.items()}
     correct = {part: p.argmax(axis=1) == truth for part, (truth, p) in parts.items()}
     found: dict[str, Any] = {}
     for name, options in THETA_RULES.items():

@@ -9,7 +9,7 @@ from medvlp_lite.experiments.profiles import Training
 from medvlp_lite.experiments.runner import Row
 from medvlp_lite.experiments.zero_shot import DRAW
 from medvlp_lite.phantom.patients import ENTITIES
-from medvlp_lite.reports.knowledge import explanation_of
+from medvlp_lite.reports.structured_labels import explanation_of
 
 # Half batches, at least 300 steps of the profile "read": without a contrast between images steps count, not the batch.
 TRAINING = Training(2e-3, share=300 / 220, cap=1500, least=1.0, batch=0.5)

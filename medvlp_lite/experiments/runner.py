@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from medvlp_lite.cache import source_fingerprint, train_or_load, weights_digest
 from medvlp_lite.evaluation.intervals import mean_ci
 from medvlp_lite.experiments.draws import Draw, PhantomData
 from medvlp_lite.experiments.measures import MEASURES, REVISION, VALIDATION
@@ -28,7 +29,7 @@ from medvlp_lite.experiments.profiles import Profile, Training, build_system, sy
 from medvlp_lite.records.record import PACKAGE, RunRecord, peak_memory_mb, plain, write_whole
 from medvlp_lite.studies import StudyDataset
 from medvlp_lite.systems.base import System
-from medvlp_lite.training import History, fit, source_fingerprint, train_or_load
+from medvlp_lite.training import History, fit
 
 Log = Callable[[str], None]
 CLOCK = ("started", "seconds", "peak_memory_mb")
@@ -301,14 +302,6 @@ def without_clock(record: RunRecord) -> dict[str, Any]:
     values = {key: value for key, value in plain(asdict(record)).items() if key not in CLOCK}
     runs = [{k: v for k, v in run.items() if k != "train_seconds"} for run in record.metrics["runs"]]
     return {**values, "metrics": {**record.metrics, "runs": runs}}
-
-
-def weights_digest(system: System) -> str:
-    """A hash of all tensors of a system: 16 hex digits."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(system.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def results_folder() -> Path:

@@ -97,7 +97,7 @@ def plot_intervals(
     ``limits`` bounds the axis; an interval that is wider goes on beyond the frame.
     """
     series = list(dict.fromkeys(name for row in rows.values() for name in row))
-    height = 1.5 + max(0.26, 0.13 * len(series) + 0.08) * len(rows)
+    height = 1.5 + max(0.26, 0.11 * len(series) + 0.06) * len(rows)
     _, axes = plt.subplots(figsize=(WIDTH, height), layout="constrained")
     for place, name in enumerate(series):
         offset = (place - (len(series) - 1) / 2) * 0.7 / max(len(series), 2)

@@ -32,11 +32,17 @@ def project(vectors: np.ndarray, method: str = "tsne", *, seed: int = 0, perplex
     if method == "umap":
         import warnings
 
-        from umap import UMAP
+        import torch
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return UMAP(n_neighbors=max(2, int(nearby)), metric="cosine", random_state=seed).fit_transform(vectors)
+        threads = torch.get_num_threads()
+        try:
+            from umap import UMAP
+
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return UMAP(n_neighbors=max(2, int(nearby)), metric="cosine", random_state=seed).fit_transform(vectors)
+        finally:
+            torch.set_num_threads(threads)  # UMAP's numba changes it, and many small steps then wait for each other
     raise ValueError(f"method must be 'tsne' or 'umap', got {method!r}")
 
 

@@ -29,7 +29,8 @@ def draw_study(study: Study, axes: Axes, *, title: str | None = None, outlines: 
     image = study.image
     axes.imshow(image, cmap="gray", vmin=0, vmax=255)
     axes.set(xticks=[], yticks=[])
-    axes.set_title(title if title is not None else study.study_id, loc="left", fontsize="small", fontweight="normal")
+    title = title if title is not None else study.study_id
+    axes.set_title(_wrapped(title, axes), loc="left", fontsize="small", fontweight="normal")
     sns.despine(ax=axes, left=True, bottom=True)
     if outlines:
         _outline_findings(study, axes, *image.shape)
@@ -49,12 +50,15 @@ def _outline_findings(study: Study, axes: Axes, height: int, width: int) -> None
             axes.add_patch(
                 Rectangle(corner, box.width * width, box.height * height, fill=False, linewidth=1.5, **style)
             )
-        letters = round(axes.get_window_extent().width / axes.figure.dpi * 12 - 4)
-        axes.plot(
-            [], [], label=textwrap.fill(describe_finding(finding), max(letters, 8), break_long_words=False), **style
-        )
+        axes.plot([], [], label=_wrapped(describe_finding(finding), axes, 4), **style)
     if shown:
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.01), fontsize="small", borderaxespad=0.2, handlelength=1.4)
+
+
+def _wrapped(text: str, axes: Axes, spared: int = 0) -> str:
+    """A text in lines that are as wide as the axes, less ``spared`` letters."""
+    letters = round(axes.get_window_extent().width / axes.figure.dpi * 12) - spared
+    return "\n".join(textwrap.fill(line, max(letters, 8), break_long_words=False) for line in text.split("\n"))
 
 
 def describe_finding(finding) -> str:
@@ -88,7 +92,9 @@ def show_studies(
         else:
             axes.set_axis_off()
     legends = [axes.get_legend() for axes in grid.flat if axes.get_legend()]
-    below = 0.3 + max((legend.get_window_extent().height for legend in legends), default=0) / figure.dpi
+    title_lines = max(axes.get_title(loc="left").count("\n") + 1 for axes in grid.flat)
+    below = max((legend.get_window_extent().height for legend in legends), default=0) / figure.dpi
+    below += 0.15 + 0.15 * title_lines
     figure.set_size_inches(columns * side, rows * (side + below))
     figure.subplots_adjust(top=1, bottom=below / (rows * (side + below)), hspace=below / side)
     return figure

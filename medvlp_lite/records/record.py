@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import subprocess
 import sys
@@ -17,6 +16,9 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+
+from medvlp_lite.cache import source_fingerprint
+from medvlp_lite.training import write_whole
 
 PACKAGE = Path(__file__).parent.parent
 COLLAPSED_BELOW, FITTED_BELOW = 0.05, 0.01
@@ -48,8 +50,6 @@ class RunRecord:
         cls, name: str, *, profile: str, seeds: list[int], data: str, settings: dict[str, Any] | None = None
     ) -> RunRecord:
         """A record of a run that begins now; ``data`` is the fingerprint of its data set."""
-        from medvlp_lite.training import source_fingerprint
-
         record = cls(name, profile, seeds, data, settings=settings or {})
         record.commit, record.source, record.device = commit(), source_fingerprint(), device_name()
         record.packages = package_versions()
@@ -120,14 +120,6 @@ def load_record(name: str, profile: str = "long", folder: Path | None = None) ->
     """The record of a row in a folder, by default the committed one, or None when there is none."""
     path = (folder or results_folder()) / f"{name}-{profile}.json"
     return RunRecord.load(path) if path.is_file() else None
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file beside its place and move it there, so that it is never half there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def plain(value: Any) -> Any:

@@ -53,17 +53,9 @@ def uncertain_state(uncertain: str) -> bool | None:
 
 def triplets_of(mention: Mention, present: bool | None, span: tuple[int, int] | None) -> Iterator[Triplet]:
     """One triplet per landmark of a mention: a bilateral effusion gives left_pleural and right_pleural."""
+    said = (mention.severity, mention.side, mention.location, mention.category or None)
     for position in landmarks(mention.site, mention.zone, mention.side):
-        yield Triplet(
-            entity=mention.concept,
-            position=position,
-            present=present,
-            severity=mention.severity,
-            side=mention.side,
-            location=mention.location,
-            category=mention.category or None,
-            span=span,
-        )
+        yield Triplet(mention.concept, position, present, *said, span)
 
 
 class ReportFilter:

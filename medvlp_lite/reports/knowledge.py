@@ -35,15 +35,6 @@ def describe(entity: str) -> str:
     return entities[concept.entity]["text"]
 
 
-def explanation_of(category: str) -> str:
-    """The visual attributes of one of MedFILIP's 61 categories, else the description of an entity, else "" (equation F-3)."""
-    row = base()["categories"].get(category)
-    try:
-        return row["text"] if row else describe(category)
-    except ValueError:
-        return ""
-
-
 def source(name: str) -> str:
     """The reference behind an entity's description or a category's explanation. Raises ValueError if there is none."""
     row = base()["entities"].get(name) or base()["categories"].get(name)

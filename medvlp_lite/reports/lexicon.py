@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ SHORTHAND = r"(?i:(?:b/l|c/w|h/o|r/o|s/p|w/o)\b|w/|2/2(?= [a-z]))"
 VERTEBRA = r"[CTLctl]\d{1,2}\b"
 TOKEN = re.compile(rf"[A-Za-z]{{2,}}|{SHORTHAND}|{VERTEBRA}|[A-Za-z]|\d+(?:\.\d+)?|/(?!\d)|[?,:()]")
 LONGEST_WORD = 40
+PLURALS = (("ies", "y"), ("es", ""), ("s", ""))
 BRITISH = (("oe", "e"), ("ae", "e"), ("our", "or"), ("ise", "ize"), ("yse", "yze"), ("tre", "ter"))
 
 
@@ -65,46 +66,39 @@ class Concept:
     entity: str
     category: str = ""
     site: str = ""
-    needs: tuple[str, ...] = ()
+    needs: frozenset[str] = frozenset()
 
 
-@dataclass
 class Lexicon:
     """Phrases with their meanings, and for each first lemma the phrase lengths to try, longest first; see ``load``."""
 
-    concepts: dict[str, Concept]
-    observations: dict[str, dict[str, str]]
-    phrases: dict[tuple[str, ...], list[tuple[str, str]]] = field(default_factory=dict)
-    sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    words: set[str] = field(default_factory=set)
-    forms: dict[str, str] = field(default_factory=dict)
-    drop: frozenset[str] = frozenset()
-    expansions: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    lemmas: dict[str, tuple[str | None, ...]] = field(default_factory=dict)
-    fuzzy: dict[str, str] = field(default_factory=dict)
-    possible: frozenset[str] = frozenset()
-    site_words: set[tuple[str, ...]] = field(default_factory=set)
-
-    def add(self, phrase: str, kind: str, value: str) -> None:
-        """Register one phrase (lemmas with blanks between) under ``kind``."""
-        words = tuple(self.forms.get(word, word) for word in phrase.split())
-        self.words.update(words)
-        if kind == "site" and len(words) == 1:
-            self.site_words.add(words)
-        meanings = self.phrases.setdefault(words, [])
-        if (kind, value) not in meanings:
-            meanings.append((kind, value))
-
-    def freeze(self) -> None:
-        """Note the phrase lengths of each first lemma, and index long words for misspellings by one deleted letter."""
-        for words in sorted(self.phrases, key=len, reverse=True):
-            known = self.sizes.get(words[0], ())
-            if len(words) not in known:
-                self.sizes[words[0]] = (*known, len(words))
-        for word in self.words | set(self.forms):
-            if len(word) >= 8:
-                for i in range(len(word)):
-                    self.fuzzy.setdefault(word[:i] + word[i + 1 :], word)
+    def __init__(self, findings: dict[str, Any], context: dict[str, Any]):
+        rows = findings["findings"] | findings["derived"]
+        self.concepts = {
+            name: Concept(name, row["entity"], row["category"], row["site"], frozenset(row.get("needs", ())))
+            for name, row in rows.items()
+        }
+        self.observations: dict[str, dict[str, str]] = findings["observations"]
+        self.possible, self.drop = frozenset(context["possible"]), frozenset(context["drop"])
+        self.expansions = {short: tuple(long.split()) for short, long in context["expansions"].items()}
+        self.forms = {form: lemma for lemma, forms in context["lemmas"].items() for form in forms}
+        self.words = {*context["known"], *context["lemmas"], ",", ":", "/", "(", ")"}
+        self.phrases: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+        for phrase, kind, value in _phrases(findings, context):
+            words = tuple(self.forms.get(word, word) for word in phrase.split())
+            self.words.update(words)
+            meanings = self.phrases.setdefault(words, [])
+            if (kind, value) not in meanings:
+                meanings.append((kind, value))
+        self.site_words = {
+            words[0] for words, found in self.phrases.items() if "site" in dict(found) and len(words) == 1
+        }
+        self.sizes: dict[str | None, list[int]] = {}
+        for first, size in sorted({(words[0], len(words)) for words in self.phrases}, reverse=True):
+            self.sizes.setdefault(first, []).append(size)
+        long_words = sorted(word for word in self.words | set(self.forms) if len(word) >= 8)
+        self.fuzzy = {word[:i] + word[i + 1 :]: word for word in reversed(long_words) for i in range(len(word))}
+        self.lemmas: dict[str, tuple[str | None, ...]] = {}
 
     def lemma(self, word: str) -> tuple[str | None, ...]:
         """The lemmas of a lower-case word: one, several for an abbreviation or words run together, (None,) if not known."""
@@ -115,18 +109,10 @@ class Lexicon:
         return self.lemmas[word]
 
     def _known(self, word: str) -> str | None:
-        if word in self.words:
-            return word
-        if word in self.forms:
-            return self.forms[word]
-        for ending, replacement in (("ies", "y"), ("es", ""), ("s", "")):
-            if word.endswith(ending) and len(word) > 4:
-                stem = word[: -len(ending)] + replacement
-                if stem in self.words:
-                    return stem
-                if stem in self.forms:
-                    return self.forms[stem]
-        return None
+        """The lemma of a known word or of the word whose plural it is."""
+        stems = [word[: -len(ending)] + stem for ending, stem in PLURALS if word.endswith(ending) and len(word) > 4]
+        form = next((stem for stem in (word, *stems) if stem in self.words or stem in self.forms), None)
+        return form if form is None or form in self.words else self.forms[form]
 
     def _find_lemma(self, word: str) -> tuple[str | None, ...]:
         if word in self.drop:
@@ -135,21 +121,16 @@ class Lexicon:
             return (None,)
         if word in self.expansions:
             return self.expansions[word]
-        known = self._known(word)
-        if known is None:
-            for british, american in BRITISH:
-                if british in word and (known := self._known(word.replace(british, american))):
-                    break
+        spellings = (word, *(word.replace(british, american) for british, american in BRITISH if british in word))
+        known = next(filter(None, map(self._known, spellings)), None)
         if known is not None:
             return (known,)
         for cut in range(len(word) - 4, 1, -1):  # words run together: "costophrenicangle"
             left, right = self._known(word[:cut]), self._known(word[cut:])
             if left and right and (cut >= 4 or word[:cut] in ("no", "the", "and", "or", "of", "is")):
                 return (left, right)
-        near = self._misspelt(word)
-        if near is None and word.endswith("s"):
-            near = self._misspelt(word[:-1])
-        return (self._known(near),) if near else (None,)
+        meant = self._misspelt(word) or self._misspelt(word.removesuffix("s"))
+        return (self._known(meant) if meant else None,)
 
     def _misspelt(self, word: str) -> str | None:
         """The known long word that one letter too many, too few or wrong has turned into ``word``."""
@@ -162,7 +143,7 @@ class Lexicon:
         tokens: list[Token] = []
         lemmas = self.lemmas
         for match in TOKEN.finditer(text):
-            word = match.group().lower()
+            word = match[0].lower()
             found = lemmas.get(word)
             if found is None:
                 found = self.lemma(word)
@@ -174,7 +155,7 @@ class Lexicon:
     def _items(self, tokens: list[Token]) -> list[Item]:
         """All phrases in one left-to-right pass, longest first; a phrase with several meanings gives several items."""
         out: list[Item] = []
-        lemmas = tuple(token[0] for token in tokens)
+        lemmas = tuple([token[0] for token in tokens])
         phrases, sizes, position, count = self.phrases, self.sizes, 0, len(lemmas)
         while position < count:
             for size in sizes.get(lemmas[position], ()):
@@ -206,19 +187,4 @@ def _phrases(findings: dict[str, Any], context: dict[str, Any]) -> Iterator[tupl
 @lru_cache(maxsize=1)
 def load() -> Lexicon:
     """The package's lexicon, read once from its data files."""
-    findings, context = read_data("lexicon"), read_data("context")
-    concepts = {
-        name: Concept(name, row["entity"], row["category"], row["site"], tuple(row.get("needs", ())))
-        for name, row in (findings["findings"] | findings["derived"]).items()
-    }
-    possible = frozenset(context["possible"])
-    lexicon = Lexicon(concepts, findings["observations"], drop=frozenset(context["drop"]), possible=possible)
-    lexicon.expansions = {short: tuple(long.split()) for short, long in context["expansions"].items()}
-    lexicon.words.update(context["known"], (",", ":", "/", "(", ")"))
-    for lemma, forms in context["lemmas"].items():
-        lexicon.words.add(lemma)
-        lexicon.forms.update((form, lemma) for form in forms)
-    for phrase, kind, value in _phrases(findings, context):
-        lexicon.add(phrase, kind, value)
-    lexicon.freeze()
-    return lexicon
+    return Lexicon(read_data("lexicon"), read_data("context"))

@@ -48,8 +48,9 @@ def place(
 ) -> Place:
     """The place of ``target``; ``usual`` is its concept's usual site, ``site`` the structure that made it a finding."""
     before = _before(target, clause, targets)
-    explains = any(item.kind == "hedges" and item.last <= target.first for item in clause)  # "consistent with ..."
-    alone = any(item.kind in PLACES for item in before) or (explains and any(t.first < target.first for t in targets))
+    alone = any(item.kind in PLACES for item in before)
+    if targets[0].first < target.first:  # "opacity consistent with ..."
+        alone = alone or any(item.kind == "hedges" and item.last <= target.first for item in clause)
     after = _after(target, clause, targets, alone=alone)
     places = [item for item in before if item.kind in PLACES]
     sides = [item for item in places if item.kind == "side"]
@@ -82,8 +83,8 @@ def _before(target: Item, clause: list[Item], targets: list[Item]) -> list[Item]
             break
         if item.kind == "joint" and item.value in ADDITIONS and any(other.first < item.first for other in targets):
             break
-        ends = item.value in ("with", ":", "(", ")") or not position or ahead[position - 1].kind not in PLACES
-        if item.kind == "joint" and placed and ends:
+        joint = placed and item.kind == "joint"
+        if joint and (item.value in ("with", ":", "(", ")") or not position or ahead[position - 1].kind not in PLACES):
             break
         placed = placed or item.kind in PLACES
         found.append(item)
@@ -115,8 +116,8 @@ def _after(target: Item, clause: list[Item], targets: list[Item], *, alone: bool
             continue
         if item.kind in BARRIERS or item.kind == "hedges":
             break
-        goes_on = any(after.kind in ("side", "zone") for after in following[position + 1 : position + 2])
-        if item.kind == "joint" and opened and item.value in (",", "with", ":") and not goes_on:
+        joint = opened and item.kind == "joint" and item.value in (",", "with", ":")
+        if joint and not {after.kind for after in following[position + 1 : position + 2]} & {"side", "zone"}:
             break
         if item.kind in PLACES and not _leads_to_target(position, following, targets):
             found.append(item)

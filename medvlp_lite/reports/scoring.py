@@ -177,20 +177,6 @@ def evaluate(
     return Evaluation(by_head, micro, _score(sides, weights), _score(grades, weights), len(reports))
 
 
-def evaluate_studies(
-    studies: Sequence[Study], reader: Callable[[str], Codes] = filter_codes, *, bootstraps: int = 1000, seed: int = 0
-) -> Evaluation:
-    """``evaluate`` on Open-i studies as their source loads them, with the human terms in ``meta["mesh"]``.
-
-    Raises ValueError naming the first study without human coding.
-    """
-    for study in studies:
-        if "mesh" not in study.meta:
-            raise ValueError(f"study {study.study_id} from {study.source} has no human MeSH coding; use Open-i studies")
-    terms = [[row["raw"] for row in study.meta["mesh"]] for study in studies]
-    return evaluate([study.report for study in studies], terms, reader, bootstraps=bootstraps, seed=seed)
-
-
 class Share(NamedTuple):
     """How many of ``total`` were ``right``."""
 

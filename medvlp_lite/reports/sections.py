@@ -61,9 +61,8 @@ def sentences(report: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     first = start
     for boundary in BOUNDARY.finditer(report, start, end):
         last = boundary.start()
-        wrapped = last - start > SHORT_LINE and "\n" not in report[last - SHORT_LINE : last]
-        if boundary["line"] and wrapped:
-            continue
+        if boundary["line"] and last - start > SHORT_LINE and "\n" not in report[last - SHORT_LINE : last]:
+            continue  # the line was wrapped, not ended on purpose
         yield from _pieces(report, first, last)
         first = boundary.end()
     yield from _pieces(report, first, end)

@@ -110,7 +110,7 @@ def _targets(clause: list[Item], lexicon: Lexicon, sentence: Sentence) -> list[t
                 out.append((item, concept, site))
     out.sort(key=lambda target: target[0].first)
     needs = [lexicon.concepts[concept].needs for _, concept, _ in out]
-    return [t for t, words in zip(out, needs) if not words or near(t[0], sentence.tokens, 5) & set(words)]
+    return [t for t, need in zip(out, needs) if not need or not need.isdisjoint(near(t[0], sentence.tokens, 5))]
 
 
 def _resolve(item: Item, clause: list[Item], findings: list[Item], lexicon: Lexicon) -> tuple[str | None, Item | None]:
@@ -186,33 +186,22 @@ def _name_atherosclerosis(found: list[_Found]) -> None:
 
 
 def _mention(one: _Found, sentence: Sentence, lexicon: Lexicon) -> Mention:
-    concept, tokens = lexicon.concepts[one.concept], sentence.tokens
-    inside = [i for i in range(one.item.first, one.item.last - 1) if (tokens[i].lemma,) in lexicon.site_words]
-    where = sorted({*one.place.tokens, *inside})  # "pleural" of "pleural effusion" is a place, too
-    return Mention(
-        concept=concept.name,
-        entity=concept.entity,
-        category=concept.category,
-        present=one.status.present,
-        span=(tokens[one.item.first].start, tokens[one.item.last - 1].end),
-        sentence=(0, len(sentence.text)),
-        site=one.place.site,
-        zone=one.place.zone,
-        side=one.place.side,
-        severity=one.place.severity,
-        location=_location(where, sentence, lexicon),
-        negation=one.status.negation,
-        hedge=one.status.hedge,
-        strength=one.status.strength,
-    )
+    concept, state, where, tokens = lexicon.concepts[one.concept], one.status, one.place, sentence.tokens
+    inside = [i for i in range(one.item.first, one.item.last - 1) if tokens[i].lemma in lexicon.site_words]
+    location = _location(sorted({*where.tokens, *inside}), sentence, lexicon)  # the "pleural" of an effusion is a place
+    span, whole = (tokens[one.item.first].start, tokens[one.item.last - 1].end), (0, len(sentence.text))
+    seen = (where.site, where.zone, where.side, where.severity, location, state.negation, state.hedge, state.strength)
+    return Mention(concept.name, concept.entity, concept.category, state.present, span, whole, *seen)
 
 
 def _location(where: list[int], sentence: Sentence, lexicon: Lexicon) -> str | None:
     """The words of a place as the report has them, abbreviations spelt out, none twice in a row; None if there are none."""
+    if not where:
+        return None
     spans = dict.fromkeys(sentence.tokens[i][1:] for i in where)
     written = (sentence.text[start:end].lower() for start, end in spans)
     words = [part for word in written for part in lexicon.expansions.get(word, (word,))]
-    return " ".join(word for word, _ in groupby(words)) or None
+    return " ".join(word for word, _ in groupby(words))
 
 
 def _normals(

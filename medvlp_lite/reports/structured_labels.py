@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from medvlp_lite.reports.filter import extract
-from medvlp_lite.reports.knowledge import own_words
+from medvlp_lite.reports.knowledge import base, describe, own_words
 from medvlp_lite.reports.vocabulary import read_data
 from medvlp_lite.studies import SEVERITIES, Finding
 
@@ -32,6 +32,15 @@ class Label(NamedTuple):
     severity: str | None
     location: str | None
     category: str
+
+
+def explanation_of(category: str) -> str:
+    """The visual attributes of one of MedFILIP's 61 categories, else the description of an entity, else "" (equation F-3)."""
+    row = base()["categories"].get(category)
+    try:
+        return row["text"] if row else describe(category)
+    except ValueError:
+        return ""
 
 
 @lru_cache(maxsize=200_000)

@@ -149,8 +149,7 @@ class MaCo(System):
     @property
     def _marks(self) -> dict[str, int | None]:
         """The numbers of the pieces that fill up, open and close a text."""
-        start = int(self.tokenizer(["."], 2)[0, 0])
-        return {"pad": self.tokenizer.pad_id, "start": start, "end": self.tokenizer.end_id}
+        return {"pad": self.tokenizer.pad_id, "start": self.tokenizer.start_id, "end": self.tokenizer.end_id}
 
     def compute_loss(self, batch: Batch) -> LossTerms:
         self._trace()

@@ -20,10 +20,11 @@ from medvlp_lite.components.contrastive import cosine_matrix, gather_pairs
 from medvlp_lite.encoders.image import image_encoder
 from medvlp_lite.encoders.sentence import HashedTfidf, SentenceEncoder
 from medvlp_lite.encoders.text import CLIPText, ReportTokenizer, TextEncoder
-from medvlp_lite.reports.knowledge import base, explanation_of, structured_label
+from medvlp_lite.reports.knowledge import base, structured_label
 from medvlp_lite.reports.sections import findings_text
 from medvlp_lite.reports.structured_labels import (
     Label,
+    explanation_of,
     ontology_similarity_matrix,
     reported_labels,
     true_labels,

@@ -5,7 +5,7 @@ import torch
 from medvlp_lite.evaluation import grading
 from medvlp_lite.sources import brixia, registry
 from medvlp_lite.studies import Study
-from medvlp_lite.systems.mskpt_staging import MSKPTStaging
+from medvlp_lite.systems.mskpt_staging import MSKPTStaging, MSKPTStagingConfig
 
 ZONES = grading.ZONES
 
@@ -44,7 +44,7 @@ def test_features_are_means_over_each_zone(tmp_path):
     from medvlp_lite.encoders.text import ReportTokenizer
 
     torch.manual_seed(0)
-    system = MSKPTStaging(ReportTokenizer.train(["a b"], 50), text_weight=0, data_weight=0).eval()
+    system = MSKPTStaging(ReportTokenizer.train(["a b"], 50), MSKPTStagingConfig(text_weight=0, data_weight=0)).eval()
     zones = grading.zone_features(studies, system)
     assert zones.features.shape == (18, 128 + 6) and zones.place.tolist() == list(range(6)) * 3
     from medvlp_lite.studies import resize_image

@@ -54,7 +54,7 @@ def test_what_a_patch_is_worth_is_the_loss_of_hiding_it(system, data, monkeypatc
         known = (visible == 0).any(dim=1, keepdim=True)
         return torch.where(known, own[: len(images)], torch.ones_like(own[: len(images)]))
 
-    own = torch.eye(16, system.config["dim"])
+    own = torch.eye(16, system.config.dim)
     monkeypatch.setattr(system, "view", view)
     monkeypatch.setattr(system, "text_features", lambda texts: own[: len(texts)])
     value = patch_value(system, data.train.subset(range(16)), rounds=20)

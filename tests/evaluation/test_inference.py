@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from test_systems import QUERIES, build
+from small_systems import build, queries
 
 from medvlp_lite.evaluation.inference import (
     embed_dataset,
@@ -13,6 +13,8 @@ from medvlp_lite.evaluation.inference import (
     pooled_features,
     score_dataset,
 )
+
+QUERIES = queries("convirt")
 
 
 @pytest.fixture(scope="module")

@@ -175,7 +175,7 @@ def test_chapters_train_live_from_committed_parents(tmp_path, monkeypatch):
     profile = Profile(studies=160, steps=2, batch_size=16, seeds=1)
     data = experiments.screening_data(160)
     system, history = experiments.train_system("staging", data, profile, log=None)
-    assert history.source == "trained" and system.config["start"].startswith("mskpt ")
+    assert history.source == "trained" and system.config.taught and system.text_bank.any()
     assert experiments.train_system("staging", data, profile, log=None)[1].source == "cached"
     with pytest.raises(ValueError, match="no row 'gan'; use one of"):
         experiments.train_system("gan", data, profile)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from medvlp_lite.reports import extract, knowledge
+from medvlp_lite.reports.structured_labels import explanation_of
 from medvlp_lite.reports.vocabulary import vocabulary
 
 TABLE = Path(__file__).parents[1] / "data" / "entity_table_6grams.txt"
@@ -80,13 +81,13 @@ def test_unknown_names_are_refused_by_name(look_up):
 
 
 def test_a_category_is_explained_or_at_least_described():
-    assert knowledge.explanation_of("effusion") == BASE["categories"]["effusion"]["text"]
-    assert knowledge.explanation_of("pneumoconiosis") == knowledge.describe("pneumoconiosis")
-    assert knowledge.explanation_of("wobble") == ""
+    assert explanation_of("effusion") == BASE["categories"]["effusion"]["text"]
+    assert explanation_of("pneumoconiosis") == knowledge.describe("pneumoconiosis")
+    assert explanation_of("wobble") == ""
 
 
 def test_structured_labels_of_both_readings():
-    text = knowledge.explanation_of("effusion")
+    text = explanation_of("effusion")
     slots = ("mild", "left pleural", "effusion")
     assert knowledge.structured_label(*slots, text, "code") == f"mild left pleural effusion. {text}"
     assert knowledge.structured_label(*slots, text) == (

@@ -3,6 +3,7 @@ import inspect
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from processes import run_two_processes
 from small_systems import build, queries
 
 import medvlp_lite
+from medvlp_lite.encoders.text import ReportTokenizer
 from medvlp_lite.studies import collate
 from medvlp_lite.systems.base import LossTerms, Query, System
 from medvlp_lite.systems.supervised import SupervisedConfig
@@ -137,12 +139,13 @@ def test_committed_weights_are_read_in_a_process_that_imported_no_system(folder,
 READING = {"findings_text", "extract", "tokenizer", "ids", "reported_labels", "true_labels", "text_inputs", "sections"}
 
 
-def called(function: ast.AST) -> set[str]:
-    names = set()
-    for node in ast.walk(function):
-        if isinstance(node, ast.Call):
-            names.add(node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", ""))
-    return names
+def used(function: ast.AST) -> set[str]:
+    """Names that a function calls, and attributes that it reads: a property is a call too."""
+    names = {n.func.id for n in ast.walk(function) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+    calls = {n.func.attr for n in ast.walk(function) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)}
+    return (
+        names | calls | {n.attr for n in ast.walk(function) if isinstance(n, ast.Attribute)} - ({"tokenizer"} - calls)
+    )
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -152,14 +155,26 @@ def test_no_loss_cleans_cuts_or_filters_text(name):
         if kind.__module__.startswith("medvlp_lite.systems"):
             for node in ast.walk(ast.parse(inspect.getsource(sys.modules[kind.__module__]))):
                 if isinstance(node, ast.FunctionDef):
-                    own[node.name] = called(node)
+                    own[node.name] = used(node)
+    assert (own["compute_loss"] and own["text_inputs"] & READING) or name in ("staging", "supervised")
     reached, left = set(), {"compute_loss"}
     while left:
         step = left.pop()
         reached.add(step)
-        left |= (own[step] & set(own)) - reached - {"loss", "forward"}
+        left |= (own[step] & set(own)) - reached - {"loss", "forward", "add"}  # add: of labels that are new; see below
     said = {step: own[step] & READING for step in reached if own[step] & READING}
     assert not said, f"{name} reads reports inside its loss: {said}"
+
+
+def test_a_loss_runs_where_no_text_can_be_cut_into_pieces(system, dataset, monkeypatch):
+    read = dataset.with_inputs(system.text_inputs(dataset.reports, dataset.findings))
+
+    def refuse(*_):
+        raise AssertionError("a loss cuts text into pieces")
+
+    monkeypatch.setattr(ReportTokenizer, "__call__", refuse)
+    batch = collate([read[i] for i in range(6)])
+    assert system.train().loss(replace(batch, reports=[None] * 6, findings=[None] * 6)).total.isfinite()
 
 
 def test_loss_terms_weigh_and_add():
