@@ -47,24 +47,18 @@ def weighted_info_nce(
 ) -> torch.Tensor:
     """Contrastive loss whose rows count by how informative their visible patches are: equations M-8 and M-8c.
 
-    Args:
-        similarity: (B, B), images in rows and texts in columns.
-        weights: (B,) > 0, the importance of each image; row i of both directions gets weight i.
-        temperature: > 0, divides.
-        weighting: "joint", weighted logits inside weighted terms (the paper); "split", the mean of four losses, two with
-            weighted logits and two with weighted terms (the released code); "logits" or "loss", one half of that; "none".
-        normalise_loss_weights: divide by the sum of the weights instead of B; None: only for "split" and "loss".
-        detach: whether the weights of the terms carry no gradient; without, a low score switches the loss off.
-
-    Raises:
-        ValueError: an unknown weighting, shapes that do not fit or a temperature that is not positive.
+    ``similarity`` (B, B) has images in rows and texts in columns; ``weights`` (B,) > 0 is the importance of each image, for
+    row i of both directions. ``weighting``: "joint", weighted logits inside weighted terms (the paper); "split", the mean of
+    four losses, two with weighted logits and two with weighted terms (the released code); "logits" or "loss", one half of
+    that; "none". ``normalise_loss_weights`` divides by their sum instead of B; None does so for "split" and "loss". The terms'
+    weights carry no gradient unless ``detach`` is False: then a low score switches the loss off. Raises ValueError for an
+    unknown weighting, shapes that do not fit or a temperature that is not positive.
     """
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
     if similarity.ndim != 2 or similarity.shape != (len(similarity),) * 2 or weights.shape != similarity.shape[:1]:
-        raise ValueError(
-            f"need similarity (B, B) and weights (B,), got {tuple(similarity.shape)}, {tuple(weights.shape)}"
-        )
+        shapes = f"{tuple(similarity.shape)}, {tuple(weights.shape)}"
+        raise ValueError(f"need similarity (B, B) and weights (B,), got {shapes}")
     if weighting == "none":
         return info_nce(similarity, temperature)
     require_positive(temperature)
@@ -137,16 +131,11 @@ def kept_steps(rows: int, steps: int, every: int) -> range:
     return range(0, max(steps, 0), interval)
 
 
-def zero_shot_probability(
-    images: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor, normalise: bool = False
-) -> torch.Tensor:
+def zero_shot_probability(images: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
     """Softmax over an affirming and a denying text for each image and class, (B, Q) in (0, 1): equation M-11.
 
-    ``images`` (B, d), ``positive`` and ``negative`` (Q, d), the means of each class's prompts; inner products without
-    temperature, of unit vectors if ``normalise``.
+    ``images`` (B, d), ``positive`` and ``negative`` (Q, d), the means of each class's prompts; plain inner products.
     """
-    if normalise:
-        images, positive, negative = (F.normalize(x, dim=-1) for x in (images, positive, negative))
     return (images @ (positive - negative).t()).sigmoid()
 
 
@@ -163,10 +152,7 @@ def patch_weights(weight: torch.Tensor, tau: float | None) -> torch.Tensor:
 
 
 def phrase_maps(tokens: torch.Tensor, texts: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Inner product of every weighted token (B, h, w, d) with every text (Q, d): maps (B, Q, h, w), equation M-10.
-
-    ``weights`` (h * w,) multiply the tokens.
-    """
+    """Inner product of every token (B, h, w, d), weighted by (h * w,), with every text (Q, d): maps (B, Q, h, w), M-10."""
     weighted = tokens * weights.view(*tokens.shape[1:3], 1)
     return torch.einsum("bhwd,qd->bqhw", weighted, texts)
 
@@ -221,18 +207,16 @@ def shuffled_sentences(report: str) -> str:
 def sample_sentences(
     ids: torch.Tensor, max_length: int, *, pad: int, start: int, end: int | None = None
 ) -> torch.Tensor:
-    """Word pieces (B, L) of k of each report's n sentences in random order, k uniform in 1..n (0 of 0).
+    """Word pieces (B, L <= ``max_length``) of k of each report's n sentences in random order, k uniform in 1..n (0 of 0).
 
-    ``ids`` (B, n, l) holds the sentences' pieces, filled up with ``pad``; ``start`` and ``end`` are added, and at most
-    ``max_length`` pieces stay.
+    ``ids`` (B, n, l) holds the sentences' pieces, filled up with ``pad``; ``start`` and ``end`` are added.
     """
-    batch, device = len(ids), ids.device
-    words = ids != pad
+    batch, device, words = len(ids), ids.device, ids != pad
     there = words.any(dim=2)
     # random order of the sentences that are there, and how many of them stay
     order = torch.rand(there.shape, device=device).masked_fill(~there, 2.0).argsort(dim=1)
-    count = there.sum(dim=1, keepdim=True)
-    kept = torch.arange(there.shape[1], device=device) < (torch.rand(batch, 1, device=device) * count).floor() + 1
+    count = (torch.rand(batch, 1, device=device) * there.sum(dim=1, keepdim=True)).floor() + 1
+    kept = torch.arange(there.shape[1], device=device) < count
     pick = order.unsqueeze(2).expand_as(ids)
     chosen, words = ids.gather(1, pick).flatten(1), (words.gather(1, pick) & kept.unsqueeze(2)).flatten(1)
     # move the words to the left, in their order
@@ -242,7 +226,4 @@ def sample_sentences(
     longest = int(lengths.max()) if device.type == "cpu" else words.shape[1]  # elsewhere the answer would be waited for
     chosen = F.pad(chosen, (1, 1), value=pad)[:, : min(longest + marks, max_length)]
     chosen[:, 0] = start
-    if end is not None:
-        last = (lengths + 1).clamp(max=chosen.shape[1] - 1)
-        chosen = chosen.scatter(1, last.unsqueeze(1), end)
-    return chosen
+    return chosen if end is None else chosen.scatter(1, (lengths + 1).clamp(max=chosen.shape[1] - 1).unsqueeze(1), end)

@@ -60,41 +60,25 @@ def sample_weights(uncertainties: torch.Tensor, kind: str = "linear", threshold:
 
 
 def weighted_cross_entropy(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    weight: str = "linear",
-    score: str = "max",
-    threshold: float = 0.5,
+    logits: torch.Tensor, labels: torch.Tensor, *, weight: str = "linear", score: str = "max", threshold: float = 0.5,
     detach: bool = True,
-    normalise: bool = False,
-) -> torch.Tensor:
-    """Cross-entropy, each sample weighted by how sure the model is of it: P-14 and P-16, a reconstruction.
+) -> torch.Tensor:  # fmt: skip
+    """Cross-entropy of logits (B, K), each sample weighted by how sure the model is of it: P-14 and P-16, a reconstruction.
 
-    Args:
-        logits: (B, K).
-        labels: (B,), 0 to K - 1, or -1 for a sample without label, which is left out; zero loss when none has one.
-        weight: a kind of ``sample_weights``, with its ``threshold``.
-        score: a kind of ``uncertainty``.
-        detach: without, the weight is learned too, and whenever p of the true class is the largest and below 1/e the gradient
-            pushes it down.
-        normalise: divide by the sum of weights instead of the number of labelled samples.
-
-    Raises:
-        ValueError: shapes do not fit, or a label is out of range.
+    ``labels`` (B,) hold 0 to K - 1, or -1 for a sample without label, which is left out; zero, with zero gradient, when none
+    has one. ``weight`` and ``threshold`` as in ``sample_weights``, ``score`` as in ``uncertainty``. Without ``detach`` the
+    weight is learned too, and whenever p of the true class is the largest and below 1/e the gradient pushes it down. Raises
+    ValueError when shapes do not fit or a label is out of range.
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(f"logits {tuple(logits.shape)} do not fit labels {tuple(labels.shape)}")
     require_labels(labels, logits.shape[1])
-    logits, known = _full(logits), labels >= 0
-    # P-15: how uncertain the model is of each sample; P-16: the weight that follows
+    logits = _full(logits)
+    # P-15, P-16: how uncertain the model is of each sample, and the weight that follows
     weights = sample_weights(uncertainty(logits.softmax(dim=-1), score), weight, threshold)
-    weights = weights.detach() if detach else weights
     # P-14, weighted
-    losses = weights * F.cross_entropy(logits, labels.clamp(min=-1), ignore_index=-1, reduction="none")
-    if not normalise:
-        return mean_where(losses, known)
-    return torch.where(known, losses, 0.0).sum() / torch.where(known, weights, 0.0).sum().clamp_min(1e-12)
+    losses = F.cross_entropy(logits, labels.clamp(min=-1), ignore_index=-1, reduction="none")
+    return mean_where((weights.detach() if detach else weights) * losses, labels >= 0)
 
 
 def class_bank(vectors: torch.Tensor, labels: torch.Tensor, classes: int) -> torch.Tensor:
@@ -138,15 +122,6 @@ def distillation_loss(
     return temperature**2 * (losses.mean() if keep is None else mean_where(losses, keep))
 
 
-def hint_loss(student: torch.Tensor, teacher: torch.Tensor, *, keep: torch.Tensor | None = None) -> torch.Tensor:
-    """Mean of 1 - cosine between vectors (B, d) of student and teacher, the teacher fixed: the alternative to P-19's bank.
-
-    The mean over the samples that ``keep`` (B,) marks, as in ``distillation_loss``.
-    """
-    apart = 1 - F.cosine_similarity(_full(student), _full(teacher.detach()), dim=-1)
-    return apart.mean() if keep is None else mean_where(apart, keep)
-
-
 def choose_theta(
     uncertainties: np.ndarray,
     correct: np.ndarray,
@@ -157,22 +132,16 @@ def choose_theta(
 ) -> float:
     """The threshold under which answers are kept (u < theta), from validation answers (N,): P-24, a reconstruction.
 
-    Cases of equal u are kept or referred together; 0.0, which refers everybody, when the target cannot be reached.
-
-    Args:
-        uncertainties: (N,).
-        correct: (N,) bool, whether each answer was right.
-        rule: "accuracy", keep as many as possible with at least ``target`` of them right; "coverage", keep the share
-            ``target``; "youden", separate right from wrong best (TPR - FPR).
-        target: in (0, 1].
-        confidence: above 0, "accuracy" asks the target of the lower Clopper-Pearson bound at that level, a step beyond the
-            paper: a threshold that just reaches the target on validation tends to miss it elsewhere.
-
-    Raises:
-        ValueError: another rule, no answers, NaN, or a target outside (0, 1].
+    "accuracy": keep as many as possible with at least ``target`` of them right. "coverage": keep the share ``target``. "youden":
+    separate right from wrong best (TPR - FPR). With ``confidence`` above 0, "accuracy" asks that of the lower Clopper-Pearson
+    bound at that level, a step beyond the paper: a threshold that just reaches the target on validation tends to miss it
+    elsewhere. Cases of equal u are kept or referred together. 0.0, which refers everybody, when the target cannot be reached.
+    Raises ValueError for another rule, no answers, NaN or a target outside (0, 1].
     """
     if rule not in THETA_RULES or not len(uncertainties) or not 0 < target <= 1:
-        raise ValueError(f"need answers, a rule of {', '.join(THETA_RULES)} and 0 < target <= 1, got {rule!r}, {target}")
+        raise ValueError(
+            f"need answers, a rule of {', '.join(THETA_RULES)} and 0 < target <= 1, got {rule!r}, {target}"
+        )
     if missing := int(np.isnan(uncertainties).sum()):
         raise ValueError(f"{missing} of {len(uncertainties)} uncertainties are NaN")
     # how many are kept, and how many of them are right, when all up to each level are kept
