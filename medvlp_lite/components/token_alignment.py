@@ -49,9 +49,9 @@ def clipped_attention(attention: torch.Tensor, mask: torch.Tensor) -> torch.Tens
     """Token weights (B, L) from attention (B, L): no gradient, clipped to the 10 % and 90 % quantiles of each text's words,
     zero on padding, each row summing to 1 (P-7).
     """
-    seen = attention.detach().float().masked_fill(~mask, math.nan)
-    low, high = (torch.nanquantile(seen, share, dim=-1, keepdim=True) for share in (0.1, 0.9))
-    clipped = seen.clamp(low, high).masked_fill(~mask, 0.0)
+    of_words = attention.detach().float().masked_fill(~mask, math.nan)
+    low, high = (torch.nanquantile(of_words, share, dim=-1, keepdim=True) for share in (0.1, 0.9))
+    clipped = of_words.clamp(low, high).masked_fill(~mask, 0.0)
     return clipped / clipped.sum(dim=-1, keepdim=True)
 
 
@@ -128,8 +128,8 @@ def batch_token_alignment(
         scores = sentence @ patches.transpose(1, 2)
         if compete:
             scores = scores.softmax(dim=1)
-        seen = (attention_scale * scores).softmax(dim=-1) @ patches
-        fit = F.cosine_similarity(sentence.unsqueeze(0), seen, dim=-1)
+        contexts = (attention_scale * scores).softmax(dim=-1) @ patches
+        fit = F.cosine_similarity(sentence.unsqueeze(0), contexts, dim=-1)
         columns.append((word_scale * fit).logsumexp(dim=-1))
     scores = torch.stack(columns, dim=1)
     if positives is None:

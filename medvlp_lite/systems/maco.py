@@ -152,18 +152,18 @@ class MaCo(System):
         # M-1: encode the visible patches alone
         small = shrink(images, config.downsample)
         visible = random_masking(len(images), grid, config.mask_ratio, block=config.block, device=images.device)
-        seen = position_map(visible, self.patches)
+        visible_map = position_map(visible, self.patches)
         tokens = self.image_encoder(small, visible, class_token=True)
         # M-2, M-3: reconstruct the hidden ones
         target = standardise(images if config.hr else small).expand(-1, config.channels, -1, -1)
         predicted = self.decoder(tokens, visible)
-        terms = {"reconstruction": reconstruction_loss(predicted, patchify(target, self.target_patch), seen)}
+        terms = {"reconstruction": reconstruction_loss(predicted, patchify(target, self.target_patch), visible_map)}
         if not config.contrastive:
             return LossTerms(terms)
         # M-4 to M-8: contrast the visible part with some of the report's sentences
         ids = sample_sentences(batch.inputs["sentence_ids"], config.max_length, **self._marks)
         vectors = self.image_projection(tokens[:, 1:].mean(dim=1))
-        terms["contrastive"] = self.contrast(vectors, self._text_features(ids), self.importance_score(seen))
+        terms["contrastive"] = self.contrast(vectors, self._text_features(ids), self.importance_score(visible_map))
         # M-9
         lam = config.lam
         return LossTerms(terms, {} if lam is None else {"reconstruction": lam, "contrastive": 1 - lam})

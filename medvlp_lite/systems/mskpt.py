@@ -32,9 +32,7 @@ class MSKPTConfig(ConVIRTConfig):
     global_weight: float = 1.0  # of the alignment of whole pairs (P-4)
     token_weight: float = 1.0  # of words with patches (P-8)
     prototype_weight: float = 1.0  # of categories (P-12)
-    prototypes: str = (
-        "clusters"  # learned without labels, or one per stage ("class"); a study without stage takes no part
-    )
+    prototypes: str = "clusters"  # learned without labels, or a "class" for each stage, of the studies that have one
 
     def __post_init__(self) -> None:
         if self.prototypes not in PROTOTYPES:

@@ -93,14 +93,14 @@ class MSKPTStaging(System):
             raise ValueError(f"no labelled study of {', '.join(missing)}: label at least one of each stage")
         labelled = dataset.subset([i for i, stage in enumerate(dataset.stages) if stage >= 0])
         stages, images = torch.from_numpy(labelled.stages), torch.from_numpy(labelled.images).unsqueeze(1)
-        told = stages if descriptions is None else torch.arange(len(descriptions))
+        text_stages = stages if descriptions is None else torch.arange(len(descriptions))
         texts = list(descriptions or map(findings_text, labelled.reports))
         teacher = teacher.eval().requires_grad_(False)
         self.image_encoder.load_state_dict(teacher.image_encoder.state_dict())
         with torch.no_grad():
-            said = [teacher.embed_texts(texts[i : i + 64]).cpu() for i in range(0, len(texts), 64)]
-            seen = [teacher.embed_images(part.to(teacher.device).float() / 255).cpu() for part in images.split(64)]
-        for name, vectors, labels in (("text", said, told), ("data", seen, stages)):
+            of_texts = [teacher.embed_texts(texts[i : i + 64]).cpu() for i in range(0, len(texts), 64)]
+            of_images = [teacher.embed_images(part.to(teacher.device).float() / 255).cpu() for part in images.split(64)]
+        for name, vectors, labels in (("text", of_texts, text_stages), ("data", of_images, stages)):
             bank, own = class_bank(torch.cat(vectors), labels, len(STAGES)), getattr(self, f"{name}_bank")
             if bank.shape != own.shape:
                 raise ValueError(f"the {name} bank is {tuple(bank.shape)}, not {tuple(own.shape)}; set width")
@@ -146,8 +146,8 @@ class MSKPTStaging(System):
         if config.text_weight:  # P-20
             terms["text"] = distillation_loss(bank_logits(student, self.text_bank, SCALE), answers, keep=keep)
         if config.data_weight:  # P-19
-            seen = (bank_logits(vectors, self.data_bank, SCALE) for vectors in (student, teacher))
-            terms["data"] = distillation_loss(*seen, keep=keep)
+            own, taught = (bank_logits(vectors, self.data_bank, SCALE) for vectors in (student, teacher))
+            terms["data"] = distillation_loss(own, taught, keep=keep)
         return terms
 
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:
