@@ -77,7 +77,7 @@ class ClusterPrototypes(nn.Module):
 
 def require_labels(labels: torch.Tensor, classes: int) -> None:
     """Raise ValueError for a class number of ``classes`` or more. Labels on a GPU are not looked at: it would have to wait."""
-    if not labels.is_cuda and len(labels) and labels.max() >= classes:
+    if labels.device.type == "cpu" and len(labels) and labels.max() >= classes:
         raise ValueError(f"labels must lie in 0..{classes - 1}, or be negative for none, got {int(labels.max())}")
 
 
@@ -150,7 +150,7 @@ def supervised_contrast(similarity: torch.Tensor, positives: torch.Tensor, tempe
     """
     if similarity.ndim != 2 or similarity.shape != positives.shape:
         raise ValueError(f"similarity {tuple(similarity.shape)} does not fit positives {tuple(positives.shape)}")
-    if not positives.is_cuda and not (positives.any(dim=0).all() and positives.any(dim=1).all()):
+    if positives.device.type == "cpu" and not (positives.any(dim=0).all() and positives.any(dim=1).all()):
         raise ValueError("an anchor has no positive partner; every row and column of positives needs at least one")
     logits, losses = similarity / temperature, []
     for rows, wanted in ((logits, positives), (logits.t(), positives.t())):
