@@ -36,9 +36,12 @@ def random_resized_crop(
     shape = ratio[0] * (ratio[1] / ratio[0]) ** draw[:, 1:]  # uniform in its logarithm
     size = torch.cat([(area * shape).sqrt(), (area / shape).sqrt()], dim=1).clamp(max=1)
     centre = (2 * torch.rand(len(images), 2) - 1) * (1 - size)
-    affine = torch.cat([torch.diag_embed(size), centre.unsqueeze(2)], dim=2).to(images)
-    grid = F.affine_grid(affine, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    across, down = (
+        (torch.arange(1, 2 * side, 2) / side - 1) * size[:, axis : axis + 1] + centre[:, axis : axis + 1]
+        for axis, side in enumerate((images.shape[3], images.shape[2]))
+    )  # centres of the pixels, -1 to 1
+    grid = torch.stack(torch.broadcast_tensors(across.unsqueeze(1), down.unsqueeze(2)), dim=-1)
+    return F.grid_sample(images, grid.to(images), padding_mode="border", align_corners=False)
 
 
 def mirror(

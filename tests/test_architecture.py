@@ -1,11 +1,15 @@
 """The rooms of the house: who may import whom, and what every public function owes its reader."""
 
 import ast
+import json
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+
+from medvlp_lite.systems.base import System
 
 PACKAGE = Path(__file__).parent.parent / "medvlp_lite"
 ORDER = (
@@ -45,6 +49,82 @@ def test_imports_point_one_way(path):
         }
         wrong |= {other for other in imported_rooms(path) if LEVEL.get(other) == LEVEL[room] and other != room}
         assert not wrong, f"{room} must not import {', '.join(sorted(wrong))}"
+
+
+def runtime_imports(tree: ast.AST) -> list[ast.ImportFrom]:
+    """All "from ... import ..." but those for type checkers alone."""
+    typing = [n for n in ast.walk(tree) if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
+    hidden = {id(node) for block in typing for node in ast.walk(block)}
+    return [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and id(node) not in hidden]
+
+
+def imported_modules(path: Path) -> set[Path]:
+    """The files of this package that a file imports names from, wherever in it."""
+    found, package = set(), path.parent.relative_to(PACKAGE.parent).parts
+    for node in runtime_imports(ast.parse(path.read_text(encoding="utf-8"))):
+        base = package[: len(package) - node.level + 1] if node.level else ()
+        place = PACKAGE.parent.joinpath(*base, *(node.module or "").split("."))
+        for name in node.names:
+            files = (place / f"{name.name}.py", place / name.name / "__init__.py", place.with_suffix(".py"), place / "__init__.py")  # fmt: skip
+            found |= {next((file for file in files if file.is_file()), path)}
+    return {file for file in found if PACKAGE in file.parents}
+
+
+def test_no_module_imports_itself_round_a_circle():
+    left = {path: imported_modules(path) - {path} for path in MODULES}
+    while free := [path for path, imported in left.items() if not imported & set(left)]:
+        for path in free:
+            del left[path]
+    assert not left, f"circle among {', '.join(sorted(str(path.relative_to(PACKAGE)) for path in left))}"
+
+
+READ_BY_STUDENTS = ("studies.py", "augment.py", "components", "systems", "encoders", "training.py", "evaluation")
+
+
+def lines_of(paths) -> int:
+    return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in paths)
+
+
+def test_the_library_does_not_grow_unseen():
+    """Bounds just above today's size: the aims are 6,000 lines that a student reads and 12,500 in all."""
+    read = [path for path in MODULES if path.relative_to(PACKAGE).parts[0] in READ_BY_STUDENTS]
+    assert lines_of(read) < 6200 and lines_of(MODULES) < 15_500
+
+
+def names_set_in(source: str, everywhere: bool) -> set[str]:
+    """Names that a program gives values to: keywords of calls to a Config (of all calls, ``everywhere``) and dictionary keys."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            if everywhere or called.endswith("Config"):
+                names |= {keyword.arg for keyword in node.keywords if keyword.arg}
+            config = next((k.Config for k in System.registry.values() if called.endswith(f"{k.__name__}Config")), None)
+            if config:
+                names |= {field.name for field in fields(config)[: len(node.args)]}
+        elif isinstance(node, ast.Dict) and everywhere:
+            names |= {key.value for key in node.keys if isinstance(key, ast.Constant) and isinstance(key.value, str)}
+    return names
+
+
+def code_of(path: Path) -> str:
+    if path.suffix == ".py":
+        return path.read_text(encoding="utf-8")
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+
+
+def test_every_option_of_a_system_is_turned_by_a_row_a_profile_a_chapter_or_a_checkpoint_reader():
+    places = [*PACKAGE.glob("experiments/*.py"), *PACKAGE.glob("official/*.py")]
+    turned = set().union(*(names_set_in(code_of(path), everywhere=True) for path in places))
+    turned |= set().union(*(names_set_in(code_of(path), False) for path in PACKAGE.parent.glob("book/*.ipynb")))
+    idle = [
+        f"{kind.Config.__name__}.{field.name}"
+        for _, kind in sorted(System.registry.items())
+        for field in fields(kind.Config)
+        if field.name not in turned
+    ]
+    assert len(turned) > 50 and not idle, f"nothing turns {', '.join(idle)}"
 
 
 def test_a_component_knows_no_system_and_a_system_no_data_set():

@@ -54,7 +54,7 @@ def cross_attention(
     bias_query, _, bias_value = part.in_proj_bias.unflatten(0, (3, part.num_heads, -1))
     asked = torch.einsum("bqd,hed->bhqe", queries, to_query) + bias_query.unsqueeze(1)
     asked = torch.einsum("bhqe,hed->bhqd", asked * part.head_dim**-0.5, to_key)
-    scores = asked.flatten(1, 2) @ memory.transpose(1, 2)
+    scores = (memory @ asked.flatten(1, 2).transpose(1, 2)).transpose(1, 2)  # so that memory's gradient is in its order
     weights = F.dropout(scores.softmax(dim=-1), part.dropout, part.training).to(memory.dtype)
     seen = (weights @ memory).unflatten(1, (part.num_heads, -1))
     total = weights.sum(dim=-1, keepdim=True).unflatten(1, (part.num_heads, -1))  # 1, but for dropout

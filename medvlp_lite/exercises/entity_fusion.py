@@ -9,7 +9,7 @@ from medvlp_lite.phantom import ENTITIES, make_studies
 from medvlp_lite.reports import adjacency, entity_labels, extract
 from medvlp_lite.reports.vocabulary import vocabulary
 from medvlp_lite.studies import StudyDataset, collate
-from medvlp_lite.systems.medklip import MedKLIP
+from medvlp_lite.systems.medklip import MedKLIP, MedKLIPConfig
 
 REPORT = "Small left effusion. No pneumothorax. Possible consolidation."
 LEARNED = 0.6  # an existence loss; equal odds for every entity cost log 2 = .69
@@ -46,7 +46,7 @@ def check_trained(answer: MedKLIP) -> None:
     batch = collate([dataset[index] for index in range(len(dataset))]).to(answer.device)
     losses = answer.eval().loss(batch).terms
     require("position" not in losses, "Its loss still asks for positions.")
-    with_descriptions = MedKLIP(answer.tokenizer, entities=answer.config["entities"])
+    with_descriptions = MedKLIP(answer.tokenizer, MedKLIPConfig(entities=answer.config.entities))
     same = answer.entity_vectors.shape == with_descriptions.entity_vectors.shape and torch.allclose(
         answer.entity_vectors.cpu(), with_descriptions.entity_vectors
     )

@@ -47,7 +47,7 @@ def check_joint(answer: tuple) -> None:
     require(len(answer) == 2, "Two things: the trained system and one number.")
     system, given = answer
     require(isinstance(system, MaCo), "The first is a MaCo.")
-    require(system.config["weighting"] == "joint", "It does not train with the joint weighting.")
+    require(system.config.weighting == "joint", "It does not train with the joint weighting.")
     score = system.importance_score
     require(bool(score.weight.detach().any()), "Its score layer is still as it was made: train it.")
     torch.manual_seed(0)

@@ -38,7 +38,7 @@ def check_class_training(answer: tuple) -> None:
     require(len(answer) == 2, "Two things: the trained system and what fit returned.")
     system, history = answer
     require(isinstance(system, MSKPT), "The first is an MSKPT.")
-    require(system.config["pa"] == "class", "Its prototypes do not know the stage.")
+    require(system.config.prototypes == "class", "Its prototypes do not know the stage.")
     require(isinstance(history, History), "The second is what fit returned.")
     terms = history.terms.get("prototype", [])
     require(len(terms) > 1 and any(terms), "Its prototypes saw no stage: train on studies that keep some.")

@@ -36,7 +36,7 @@ def check_full_distillation(answer: tuple) -> None:
     require(len(answer) == 2, "Two things: the trained system and what fit returned.")
     system, history = answer
     require(isinstance(system, MSKPTStaging), "The first is an MSKPTStaging.")
-    weights = system.config["text_weight"], system.config["data_weight"]
+    weights = system.config.text_weight, system.config.data_weight
     require(weights == (1.0, 1.0), "Both banks count once.")
     require(isinstance(history, History), "The second is what fit returned.")
     require({"labels", "text", "data"} <= set(history.terms), "It did not learn from labels and both banks.")

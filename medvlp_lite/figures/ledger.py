@@ -21,9 +21,9 @@ from medvlp_lite.records.claims import COLLAPSED, CONTROL_FAILED, NO_CONTROL, NO
 STATIC = "../_static/"
 COLOURS = {
     "supported": "#0072b2", "contradicted": "#c65a11", "no difference": "#1f7a4d", "inconclusive": "#5f5f5f",
-    CONTROL_FAILED: "#8a3a8a", NO_CONTROL: "#5f5f5f",
+    CONTROL_FAILED: "#8a3a8a", NO_CONTROL: "#5f5f5f", COLLAPSED: "#9a8a6a",
 }  # fmt: skip
-MARKERS = dict(zip(COLOURS, (">", "<", "s", "o", "X", "o")))
+MARKERS = dict(zip(COLOURS, (">", "<", "s", "o", "X", "o", "d")))
 MEANING = {
     "supported": "the interval lies above 0: the effect that the paper claims is there",
     "contradicted": "the interval lies below 0: the effect has the opposite sign",
@@ -66,14 +66,14 @@ def _count(number: int, verdict: str, system: str) -> str:
     return link if number else "0"
 
 
-def forest(results: Sequence[Result], title: str) -> Axes:
+def forest(results: Sequence[Result], title: str, *, collapsed: bool = False) -> Axes:
     """Effects with 95 % intervals in units of delta, each under its statement; verdicts by colour and shape, the paper's effect beside.
 
-    Claims that were not run, and those with a collapsed row, are left out. Raises ValueError when none is left.
+    Claims that were not run are left out, and those with a collapsed row too unless ``collapsed``. Raises ValueError when none is left.
     """
     import matplotlib.pyplot as plt
 
-    shown = [result for result in results if result.effect and not result.collapsed]
+    shown = [result for result in results if result.effect and (collapsed or not result.collapsed)]
     if not shown:
         raise ValueError("no claim has an effect to draw")
     texts = [fill(result.claim.statement, 62) for result in shown]
@@ -120,7 +120,7 @@ def _draw(axes: Axes, result: Result, height: float) -> None:
 
 def _mark(verdict: str) -> dict:
     colour = COLOURS[verdict]
-    face = "white" if verdict == NO_CONTROL else colour
+    face = "white" if verdict in (NO_CONTROL, COLLAPSED) else colour
     return {"marker": MARKERS[verdict], "mfc": face, "mec": colour, "markersize": 7, "linestyle": "none"}
 
 
