@@ -7,6 +7,7 @@ from padding. Built in chapter 07_prototype_alignment.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from medvlp_lite.components.prototype_alignment import supervised_contrast
 
 GROUPINGS = ("softmax", "sparse")
+GROUP = 16  # texts of like length
 LEAST_TEMPERATURE = 0.025  # exp(-2 / temperature) must not vanish in single precision
 
 
@@ -73,18 +75,31 @@ def token_alignment(
     _check(patches, words, mask)
     if temperature < LEAST_TEMPERATURE:
         raise ValueError(f"temperature must be at least {LEAST_TEMPERATURE}, got {temperature}")
-    if word_weights is None:
-        word_weights = mask / mask.sum(dim=-1, keepdim=True)
+    weights = mask / mask.sum(dim=-1, keepdim=True) if word_weights is None else word_weights
+    options = {"grouping": grouping, "temperature": temperature}
     with torch.autocast(patches.device.type, enabled=False):
         patches, words = (tokens if tokens.dtype == torch.float64 else tokens.float() for tokens in (patches, words))
-        similarity, options = words @ patches.transpose(1, 2), {"grouping": grouping, "temperature": temperature}
-        # P-5, P-6: what each word sees in the image, and each patch in the report
-        of_words = F.normalize(grouping_weights(similarity, **options) @ patches, dim=-1)
-        of_patches = F.normalize(grouping_weights(similarity.transpose(1, 2), mask, **options) @ words, dim=-1)
-        # P-8, both sides
-        text_side = (_recognition(words, of_words, temperature, mask) * word_weights).sum(dim=-1)
-        image_side = _recognition(patches, of_patches, temperature).mean(dim=-1)
-        return (text_side + image_side).mean() / 2
+        if mask.device.type != "cpu":
+            return _pair_losses(patches, words, mask, weights, **options).mean()
+        losses = []  # on a CPU texts of like length go together, which leaves little padding to compute
+        for rows in mask.sum(dim=-1).argsort(descending=True).split(GROUP):
+            length = int(mask[rows].any(dim=0).nonzero().max()) + 1
+            texts = (tensor.index_select(0, rows)[:, :length] for tensor in (words, mask, weights))
+            losses.append(_pair_losses(patches.index_select(0, rows), *texts, **options))
+        return torch.cat(losses).mean()
+
+
+def _pair_losses(
+    patches: torch.Tensor, words: torch.Tensor, mask: torch.Tensor, weights: torch.Tensor, **options: Any
+) -> torch.Tensor:
+    """Equation P-8 for each pair (B,)."""
+    similarity = words @ patches.transpose(1, 2)
+    # P-5, P-6: what each word sees in the image, and each patch in the report
+    of_words = F.normalize(grouping_weights(similarity, **options) @ patches, dim=-1)
+    of_patches = F.normalize(grouping_weights(similarity.transpose(1, 2), mask, **options) @ words, dim=-1)
+    # P-8, both sides
+    text_side = (_recognition(words, of_words, options["temperature"], mask) * weights).sum(dim=-1)
+    return (text_side + _recognition(patches, of_patches, options["temperature"]).mean(dim=-1)) / 2
 
 
 def _recognition(
@@ -94,8 +109,9 @@ def _recognition(
 
     Cosines are at most 1, so that one exponential of G - 1 / temperature serves both directions. Padding gets 0.
     """
-    shares = ((tokens @ contexts.transpose(1, 2) - 1) / temperature).exp()
-    own = ((tokens * contexts).sum(dim=-1) - 1) / temperature
+    shift = tokens.new_full((1, 1, 1), -1 / temperature)
+    shares = torch.baddbmm(shift, tokens, contexts.transpose(1, 2), alpha=1 / temperature).exp()
+    own = (tokens * contexts).sum(dim=-1) / temperature + shift[0]
     if mask is None:
         return shares.sum(dim=2).log() + shares.sum(dim=1).log() - 2 * own
     shares = shares * (mask.unsqueeze(1) & mask.unsqueeze(2))
