@@ -105,7 +105,7 @@ def class_prototype_loss(
 
 
 class ClassPrototypes(nn.Module):
-    """One prototype per class and modality, a running mean of the class's vectors: P-12 with ``pa="class"``.
+    """One prototype per class and modality, a running mean of the class's vectors: P-12 with class prototypes.
 
     ``forward(images, texts, labels)`` takes unit vectors (B, d) and labels (B,), negative for unlabelled. In training it
     first moves the prototypes towards the batch's class means (share 1 - ``momentum``; a class seen for the first time is
@@ -142,7 +142,7 @@ def same_class(labels: torch.Tensor) -> torch.Tensor:
 
 
 def supervised_contrast(similarity: torch.Tensor, positives: torch.Tensor, temperature: float = 0.07) -> torch.Tensor:
-    """Cross-modal supervised contrast of a similarity matrix (B, B): P-12 with ``pa="supcon"``.
+    """Cross-modal supervised contrast of a similarity matrix (B, B): P-12 by supervised contrast.
 
     Every anchor's loss is the mean of -log softmax over its ``positives`` (B, B) bool, at least one per row and column; the
     result is the mean of both directions, which is InfoNCE (C-1) when only the diagonal is positive.

@@ -122,6 +122,15 @@ def distillation_loss(
     return temperature**2 * (losses.mean() if keep is None else mean_where(losses, keep))
 
 
+def hint_loss(student: torch.Tensor, teacher: torch.Tensor, *, keep: torch.Tensor | None = None) -> torch.Tensor:
+    """Mean of 1 - cosine between vectors (B, d) of student and teacher, the teacher fixed: the alternative to P-19's bank.
+
+    The mean over the samples that ``keep`` (B,) marks, as in ``distillation_loss``.
+    """
+    apart = 1 - F.cosine_similarity(_full(student), _full(teacher.detach()), dim=-1)
+    return apart.mean() if keep is None else mean_where(apart, keep)
+
+
 def choose_theta(
     uncertainties: np.ndarray,
     correct: np.ndarray,

@@ -147,6 +147,14 @@ def test_strong_augmentation_differs_per_image_and_keeps_shape_and_range():
     assert (weak - images).abs().mean() < (strong - images).abs().mean() / 2
 
 
+def test_hint_loss_is_one_minus_cosine_of_those_that_are_kept():
+    student, teacher = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+    assert us.hint_loss(student, teacher).item() == 0.5
+    assert us.hint_loss(student, teacher, keep=torch.tensor([True, False])).item() == 1
+    vectors = draw(5, 8)
+    assert us.hint_loss(vectors, 3 * vectors).item() == pytest.approx(0, abs=1e-6)
+
+
 def test_theta_by_accuracy_keeps_the_most_that_reach_the_target():
     unsure = np.array([0.1, 0.2, 0.3, 0.4, 0.5])
     correct = np.array([1, 1, 0, 1, 0], dtype=bool)
