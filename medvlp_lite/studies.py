@@ -11,7 +11,6 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,9 +24,8 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle in fractions of the image: left edge, top edge, width and height, each in [0, 1].
+    """A rectangle in fractions of the image, which survive every resize: left, top, width and height, each in [0, 1].
 
-    Fractions survive every resize, so a box never needs to know the resolution it was drawn at.
     Image left is the patient's right.
     """
 
@@ -130,7 +128,7 @@ class Study:
 
     @property
     def image(self) -> np.ndarray:
-        """The image as uint8 (H, W), 0 dark to 255 bright. Raises ValueError when the study has none."""
+        """The image as uint8 (H, W), 0 dark to 255 bright. Raises ValueError when the study has none, or one of another kind."""
         if self.pixels is None:
             raise ValueError(f"study {self.study_id} from {self.source} has no image; only its report is at hand")
         image = self.pixels() if callable(self.pixels) else self.pixels
@@ -185,12 +183,12 @@ class Batch:
 
     def to(self, device: Any, non_blocking: bool = False, **_: Any) -> Batch:
         """The same batch with its tensors on ``device``."""
-
-        def move(value: Any) -> Any:
-            return value.to(device, non_blocking=non_blocking) if hasattr(value, "to") else value
-
-        moved = {name: move(getattr(self, name)) for name in ("images", "labels", "stages", "indices")}
-        return replace(self, **moved, inputs={name: move(rows) for name, rows in self.inputs.items()})
+        values = {name: getattr(self, name) for name in ("images", "labels", "stages", "indices")}
+        inputs = {name: rows for name, rows in self.inputs.items() if not isinstance(rows, list)}
+        moved = [
+            {name: x.to(device, non_blocking=non_blocking) for name, x in part.items()} for part in (values, inputs)
+        ]
+        return replace(self, **moved[0], inputs={**self.inputs, **moved[1]})
 
 
 class StudyDataset:
@@ -208,17 +206,12 @@ class StudyDataset:
             raise ValueError("StudyDataset needs at least one study, got none")
         if label_from not in ("truth", "report"):
             raise ValueError(f"label_from must be 'truth' or 'report', got {label_from!r}")
-        self.studies = list(studies)
-        self.size = size
-        self.label_from = label_from
+        self.studies, self.size, self.label_from = list(studies), size, label_from
         self.entities = tuple(entities) if entities else tuple(sorted({f.entity for s in studies for f in s.findings}))
-        self.labels = self._label_matrix()
+        said = label_from == "report"
+        rows = [[study.label(entity, from_report=said) for entity in self.entities] for study in studies]
+        self.labels = np.asarray(rows, dtype=np.float32).reshape(len(studies), len(self.entities))
         self.inputs: dict[str, torch.Tensor | list] = {}
-
-    def _label_matrix(self) -> np.ndarray:
-        from_report = self.label_from == "report"
-        rows = [[study.label(entity, from_report=from_report) for entity in self.entities] for study in self.studies]
-        return np.asarray(rows, dtype=np.float32).reshape(len(self.studies), len(self.entities))
 
     @cached_property
     def images(self) -> np.ndarray:
@@ -234,10 +227,6 @@ class StudyDataset:
     def stages(self) -> np.ndarray:
         """Stages (N,), -1 where a study has none."""
         return np.asarray([-1 if study.stage is None else study.stage for study in self.studies], dtype=np.int64)
-
-    def regions(self, entity: str, height: int, width: int) -> list[np.ndarray | None]:
-        """For each study, where ``entity`` is present (H, W), or None."""
-        return [study.region(entity, height, width) for study in self.studies]
 
     @property
     def findings(self) -> list[tuple[Finding, ...]]:
@@ -275,8 +264,7 @@ class StudyDataset:
         digest = hashlib.sha256(repr((self.size, self.entities, self.label_from)).encode())
         for study in self.studies:
             digest.update(f"{study.study_id}\0{study.report}\0".encode())
-        digest.update(np.ascontiguousarray(self.images).tobytes())
-        digest.update(self.labels.tobytes())
+        digest.update(np.ascontiguousarray(self.images).tobytes() + self.labels.tobytes())
         return digest.hexdigest()[:16]
 
     def __len__(self) -> int:
@@ -291,17 +279,17 @@ def collate(items: Sequence[tuple[StudyDataset, int]]) -> Batch:
     import torch
 
     dataset, indices = items[0][0], [index for _, index in items]
-    studies, truth = [dataset.studies[i] for i in indices], dataset.label_from == "truth"
+    part = dataset.subset(indices)
     return Batch(
         images=torch.from_numpy(dataset.images[indices]).unsqueeze(1).float().div_(255),
-        reports=[study.report for study in studies],
-        labels=torch.from_numpy(dataset.labels[indices]),
-        stages=torch.from_numpy(dataset.stages[indices]),
-        findings=[tuple(f for f in study.findings if truth or f.mentioned is not False) for study in studies],
+        reports=part.reports,
+        labels=torch.from_numpy(part.labels),
+        stages=torch.from_numpy(part.stages),
+        findings=part.findings,
         indices=torch.tensor(indices),
-        study_ids=[study.study_id for study in studies],
-        entities=dataset.entities,
-        inputs={name: _rows(values, indices) for name, values in dataset.inputs.items()},
+        study_ids=[study.study_id for study in part.studies],
+        entities=part.entities,
+        inputs=part.inputs,
     )
 
 
@@ -311,7 +299,7 @@ def _rows(values: torch.Tensor | list, indices: list[int]) -> torch.Tensor | lis
 
 @dataclass(frozen=True)
 class Splits:
-    """Index lists for train, val and test, and ``fingerprint``: a hash that two readers can compare aloud."""
+    """Index lists for train, val and test, and a hash of them that two readers can compare."""
 
     train: tuple[int, ...]
     val: tuple[int, ...]
@@ -337,27 +325,6 @@ def split_by_patient(
     listing = "\n".join(f"{name} {studies[i].study_id}" for name in SPLITS for i in parts[name])
     fingerprint = hashlib.sha256(listing.encode()).hexdigest()[:12]
     return Splits(*(tuple(parts[name]) for name in SPLITS), fingerprint=fingerprint)
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Read an image file as uint8 grey (H, W); colour and alpha are flattened, 16 bit is scaled to 8.
-
-    Raises ValueError naming the file when it cannot be decoded.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as opened:
-            if opened.mode.startswith("I"):
-                values = np.asarray(opened, dtype=np.float64)
-                return (255 * (values - values.min()) / max(np.ptp(values), 1)).astype(np.uint8)
-            if opened.mode in ("RGBA", "LA", "PA") or "transparency" in opened.info:
-                opened = opened.convert("RGBA")
-                backdrop = Image.new("RGBA", opened.size, (0, 0, 0, 255))
-                opened = Image.alpha_composite(backdrop, opened)
-            return np.asarray(opened.convert("L"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"image file {path} cannot be read ({error}); delete it and fetch it again") from error
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:

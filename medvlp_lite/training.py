@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -243,10 +243,8 @@ class PendingLosses:
         self.history, self.every = history, every
         self.held: list[tuple[int, list[str], torch.Tensor, list[str], bool]] = []
 
-    def add(
-        self, step: int, terms: dict[str, torch.Tensor], total: torch.Tensor, batch: Batch, counts: bool = True
-    ) -> None:
-        """Keep one batch's losses; those that do not count are only checked."""
+    def add(self, step: int, terms: Mapping, total: torch.Tensor, batch: Batch, counts: bool = True) -> None:
+        """Keep one batch's losses (total and terms by name); those that do not count are only checked."""
         values = torch.stack([total, *terms.values()]).detach()
         self.held.append((step, list(terms), values, batch.study_ids, counts))
         if len(self.held) >= self.every:
@@ -292,9 +290,8 @@ def _save(accelerator: Any, folder: Path, config: TrainingConfig, history: Histo
     if accelerator.is_main_process:
         progress = {"config": asdict(config), "state": state, "step": step, "history": asdict(history)}
         write_whole(folder / "progress.json", json.dumps(progress))  # the old state stands until the new one is whole
-        for old in folder.glob("step-*"):
-            if old.name != state:
-                shutil.rmtree(old)
+        for old in set(folder.glob("step-*")) - {folder / state}:
+            shutil.rmtree(old)
     accelerator.wait_for_everyone()
 
 

@@ -13,7 +13,6 @@ from medvlp_lite.figures import ledger
 from medvlp_lite.records import SIGNS, TITLES, results
 
 STATIC = Path(__file__).parent.parent / "book" / "_static"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
 
 @pytest.fixture(scope="module")
@@ -86,29 +85,24 @@ def test_nothing_to_draw_is_said(found):
 
 
 @pytest.fixture(scope="module")
-def open_page(found, tmp_path_factory):
+def open_page(found, browser, tmp_path_factory):
     """Opens the counts and the table as a file in a browser of the given width, without a server or a network."""
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM:
-        pytest.skip("no Chromium on this machine; on Debian and Ubuntu: apt-get install chromium")
     folder = tmp_path_factory.mktemp("page")
     shutil.copytree(STATIC, folder / "_static")
     (folder / "book").mkdir()
     body = ledger.counts_table(found) + '<h2 id="claims">All</h2>' + ledger.claims_table(found)
     html = f'<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width"><article class="bd-article">{body}</article>'
     (folder / "book" / "page.html").write_text(html, encoding="utf-8")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
 
-        def open_at(width, hash=""):
-            page = browser.new_page(viewport={"width": width, "height": 900}, offline=True)
-            faults = page.faults = []
-            page.on("pageerror", lambda error: faults.append(str(error)))
-            page.goto(f"{(folder / 'book' / 'page.html').as_uri()}{hash}")
-            return page
+    def open_at(width, hash=""):
+        context = browser.new_context(viewport={"width": width, "height": 900}, offline=True)
+        page = context.new_page()
+        faults = page.faults = []
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.goto(f"{(folder / 'book' / 'page.html').as_uri()}{hash}")
+        return page
 
-        yield open_at
-        browser.close()
+    return open_at
 
 
 def visible(page, key):

@@ -3,13 +3,13 @@ import pytest
 import torch
 from PIL import Image
 
+from medvlp_lite.sources.base import read_image
 from medvlp_lite.studies import (
     Box,
     Finding,
     Study,
     StudyDataset,
     collate,
-    read_image,
     resize_image,
     resize_mask,
     split_by_patient,

@@ -73,15 +73,9 @@ class EntityFusionDecoder(nn.Module):
     """
 
     def __init__(
-        self,
-        width: int = 256,
-        heads: int = 4,
-        layers: int = 4,
-        feedforward: int = 1024,
-        dropout: float = 0.1,
-        init_std: float | None = 0.02,
-        attention_start: float = 1.0,
-    ):
+        self, width: int = 256, heads: int = 4, layers: int = 4, feedforward: int = 1024, dropout: float = 0.1,
+        init_std: float | None = 0.02, attention_start: float = 1.0,
+    ):  # fmt: skip
         super().__init__()
         self.layers = nn.ModuleList(FusionLayer(width, heads, feedforward, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
@@ -112,10 +106,7 @@ def entity_labels(adjacency: torch.Tensor) -> torch.Tensor:
     ``adjacency`` (B, P, Q) holds 1, 0 or NaN; returns (B, Q).
     """
     present, absent = (adjacency == 1).any(dim=1), (adjacency == 0).any(dim=1)
-    labels = torch.full(present.shape, float("nan"), device=adjacency.device)
-    labels[absent] = 0.0
-    labels[present] = 1.0
-    return labels
+    return present.float().masked_fill(~present & ~absent, torch.nan)
 
 
 def existence_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -128,13 +119,14 @@ def existence_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     if logits.shape[:2] != labels.shape or logits.ndim not in (2, 3):
         raise ValueError(f"logits {tuple(logits.shape)} do not fit labels {tuple(labels.shape)}")
     known = ~labels.isnan()
-    if not known.any():
-        return (logits * 0.0).sum()
     if not ((labels == 0) | (labels == 1) | ~known).all():
         raise ValueError("labels must be 1, 0 or NaN; where -1 stands for unknown, put NaN")
+    truth = labels.nan_to_num()
     if logits.ndim == 2:
-        return F.binary_cross_entropy_with_logits(logits[known], labels[known].to(logits.dtype))
-    return F.cross_entropy(logits[known], labels[known].long())
+        losses = F.binary_cross_entropy_with_logits(logits, truth.to(logits.dtype), reduction="none")
+    else:
+        losses = F.cross_entropy(logits.flatten(0, 1), truth.long().flatten(), reduction="none").view_as(labels)
+    return (losses * known).sum() / known.sum().clamp(min=1)
 
 
 def sample_positions(adjacency: torch.Tensor, negatives: int = 7, pool: str = "entity") -> torch.Tensor:
@@ -152,9 +144,7 @@ def sample_positions(adjacency: torch.Tensor, negatives: int = 7, pool: str = "e
     batch, positions, entities = adjacency.shape
     true = (adjacency == 1).transpose(1, 2)
     if true.numel() and int(positions - true.sum(dim=-1).max()) < negatives:
-        raise ValueError(
-            f"{positions} positions leave an entity fewer than {negatives} that are not true; ask for fewer"
-        )
+        raise ValueError(f"{positions} positions leave an entity fewer than {negatives} that are not true")
     noise = torch.rand(2, *true.shape, device=adjacency.device)
     positive = noise[0].masked_fill(~true, -1).argmax(dim=-1, keepdim=True)
     if pool == "matrix" and true.numel():
@@ -166,26 +156,19 @@ def sample_positions(adjacency: torch.Tensor, negatives: int = 7, pool: str = "e
 
 
 def position_loss(
-    predicted: torch.Tensor,
-    positions: torch.Tensor,
-    candidates: torch.Tensor,
-    present: torch.Tensor,
-    *,
-    loc_log: bool = True,
-) -> torch.Tensor:
+    predicted: torch.Tensor, positions: torch.Tensor, candidates: torch.Tensor, present: torch.Tensor, *, loc_log: bool = True
+) -> torch.Tensor:  # fmt: skip
     """Where is it? The predicted position vector must pick the true position among the candidates (K-9).
 
     ``predicted`` (B, Q, e), ``positions`` (P, e), ``candidates`` (B, Q, 1 + M) with the true one first, ``present`` (B, Q)
     bool. Plain inner products. ``loc_log`` True is the official code: cross-entropy, averaged over the entities present.
     False is the printed term: the softmax share itself, negated, here also averaged over the entities present, where print
-    divides by the number of all; it lies in (-1, 0) and its gradient dies where the prediction is poor. Zero, with zero gradient, when no entity is present
-    (the official code gives NaN there).
+    divides by the number of all; it lies in (-1, 0), and its gradient dies where the prediction is poor. Zero, with zero
+    gradient, when no entity is present (the official code gives NaN there). Raises ValueError when shapes do not fit.
     """
-    if predicted.shape[:2] != candidates.shape[:2] or present.shape != predicted.shape[:2]:
-        raise ValueError(
-            f"predicted {tuple(predicted.shape)}, candidates {tuple(candidates.shape)} and present "
-            f"{tuple(present.shape)} do not fit together"
-        )
+    shapes = [tuple(x.shape) for x in (predicted, candidates, present)]
+    if not shapes[0][:2] == shapes[1][:2] == shapes[2]:
+        raise ValueError("predicted {}, candidates {} and present {} do not fit together".format(*shapes))
     if not present.any():
         return (predicted * 0.0).sum()
     offered = positions[candidates[present]]

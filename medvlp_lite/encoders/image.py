@@ -33,31 +33,24 @@ class ResNetEncoder(nn.Module):
     """A residual network: images (B, 1, H, W) to a feature map (B, ``width``, H / stride, W / stride).
 
     ``variant`` "lite": pixel-unshuffle stem (no pixel is thrown away), then torchvision basic blocks down to stride 8,
-    0.3 M parameters. "resnet50": torchvision's, from random weights, on three equal channels with ImageNet statistics, as
-    the official MedKLIP code feeds it. ``stage`` "layer3" (stride 16, width 1024, as
-    MedKLIP cuts it: equation K-2) or "layer4" (stride 32, width 2048) applies to resnet50 only.
-    Raises ValueError for an unknown variant or stage.
+    0.3 M parameters. "resnet50" (stride 32, width 2048) and "resnet50_layer3" (stride 16, width 1024, as MedKLIP cuts it:
+    K-2): torchvision's, from random weights, on three equal channels with ImageNet statistics, as the official MedKLIP code
+    feeds it.
     """
 
-    def __init__(self, variant: str = "lite", stage: str = "layer4"):
+    def __init__(self, variant: str = "lite"):
         super().__init__()
         if variant == "lite":
             self.body, self.width, self.stride = _lite_body(), 128, 8
-        elif variant == "resnet50" and stage in ("layer3", "layer4"):
-            trunk = resnet50(weights=None)
-            kept = list(trunk.children())[: -3 if stage == "layer3" else -2]
-            self.body = nn.Sequential(*kept)
-            self.width, self.stride = (1024, 16) if stage == "layer3" else (2048, 32)
         else:
-            raise ValueError(
-                f"no ResNet {variant!r} with stage {stage!r}; use 'lite', or 'resnet50' with layer3 | layer4"
-            )
+            cut, self.width, self.stride = (-3, 1024, 16) if variant == "resnet50_layer3" else (-2, 2048, 32)
+            self.body = nn.Sequential(*list(resnet50(weights=None).children())[:cut])
         self.variant = variant
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         pixels = standardise(images)
-        if self.variant == "resnet50":
+        if self.variant != "lite":
             mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
             pixels = (images.expand(-1, 3, -1, -1) - mean) / std
         return self.body(pixels.contiguous(memory_format=torch.channels_last))
@@ -165,10 +158,8 @@ IMAGE_ENCODERS = ("resnet_lite", "resnet50", "resnet50_layer3", "vit_lite", "vit
 
 def image_encoder(name: str, image_size: int) -> nn.Module:
     """An image encoder by name, one of ``IMAGE_ENCODERS``; raises ValueError naming them otherwise."""
-    if name == "resnet_lite":
-        return ResNetEncoder("lite")
-    if name in ("resnet50", "resnet50_layer3"):
-        return ResNetEncoder("resnet50", "layer3" if name.endswith("layer3") else "layer4")
-    if name in ("vit_lite", "vit_b16"):
+    if name not in IMAGE_ENCODERS:
+        raise ValueError(f"no image encoder {name!r}; use one of {', '.join(IMAGE_ENCODERS)}")
+    if name.startswith("vit_"):
         return ViTEncoder(name.removeprefix("vit_"), image_size)
-    raise ValueError(f"no image encoder {name!r}; use one of {', '.join(IMAGE_ENCODERS)}")
+    return ResNetEncoder(name.removeprefix("resnet_"))

@@ -5,7 +5,6 @@ Built in chapters 04_entity_fusion and 06_similarity_labels.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import zlib
@@ -16,7 +15,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from medvlp_lite.encoders.text import END, MASK, PAD, START, UNKNOWN, ReportTokenizer, TextEncoder, masked_mean
+from medvlp_lite.encoders.text import ReportTokenizer, TextEncoder, masked_mean
 
 SENTENCE_MODELS = {
     "clinicalbert": "emilyalsentzer/Bio_ClinicalBERT",  # named in the MedFILIP paper
@@ -128,65 +127,3 @@ class SentenceEncoder:
         encoder = TextEncoder(ReportTokenizer(json.dumps(about["tokenizer"])), max_length=about["max_length"])
         encoder.load_state_dict(state)
         return cls(encoder.eval().requires_grad_(False))
-
-    def store(self, folder: Path, made_of: str) -> None:
-        """Write what ``stored`` reads: half-precision weights, tokenizer, and ``made_of``, a sentence on the training text.
-
-        Only for an encoder trained here. Raises ValueError otherwise.
-        """
-        from safetensors.torch import save_file
-
-        if not isinstance(self.encode, TextEncoder):
-            raise ValueError("only an encoder that was trained here is stored; a hub model keeps its own files")
-        folder.mkdir(parents=True, exist_ok=True)
-        halves = {name: tensor.half().contiguous() for name, tensor in self.encode.state_dict().items()}
-        save_file(halves, folder / "similarity_text.safetensors")
-        digest = hashlib.sha256((folder / "similarity_text.safetensors").read_bytes()).hexdigest()
-        about = {"made_of": made_of, "sha256": digest, "max_length": self.encode.max_length,
-                 "tokenizer": json.loads(self.encode.tokenizer.definition)}  # fmt: skip
-        (folder / "similarity_text.json").write_text(json.dumps(about), encoding="utf-8")
-
-
-def pretrain(
-    sentences: Sequence[str],
-    tokenizer: ReportTokenizer,
-    *,
-    steps: int = 2000,
-    batch_size: int = 64,
-    learning_rate: float = 1e-3,
-    max_length: int = 96,
-    seed: int = 0,
-    log: Callable[[str], None] | None = None,
-) -> tuple[SentenceEncoder, list[float]]:
-    """Train a small encoder by masked language modelling (15 % of the pieces); returns it, frozen, and the losses in nats.
-
-    Raises ValueError when there are fewer sentences than a batch.
-    """
-    from tokenizers import Tokenizer
-    from transformers import BertForMaskedLM, DataCollatorForLanguageModeling, PreTrainedTokenizerFast
-
-    if len(sentences) < batch_size:
-        raise ValueError(f"a batch of {batch_size} needs at least as many sentences, got {len(sentences)}")
-    torch.manual_seed(seed)
-    encoder = TextEncoder(tokenizer, "lite", max_length)
-    model = BertForMaskedLM(encoder.bert.config).train()
-    names = {"pad_token": PAD, "unk_token": UNKNOWN, "cls_token": START, "sep_token": END, "mask_token": MASK}
-    pieces = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tokenizer.definition), **names)
-    collator = DataCollatorForLanguageModeling(pieces, mlm_probability=0.15)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
-    losses, every = [], max(1, steps // 6)
-    for step in range(steps):
-        chosen = torch.randint(len(sentences), (batch_size,)).tolist()
-        ids = tokenizer([sentences[i] for i in chosen], max_length).long()
-        batch = collator([{"input_ids": row, "attention_mask": (row != tokenizer.pad_id).long()} for row in ids])
-        loss = model(**batch).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        losses.append(float(loss.detach()))
-        if log and (step + 1) % every == 0:
-            log(f"step {step + 1}/{steps}  masked-word loss {sum(losses[-every:]) / every:.3f}")
-    encoder.bert.load_state_dict(model.bert.state_dict())
-    return SentenceEncoder(encoder.eval().requires_grad_(False)), losses

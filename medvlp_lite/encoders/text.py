@@ -114,28 +114,19 @@ class TextEncoder(nn.Module):
         self.width, depth, heads, *feedforward = BERT_SIZES[variant] if isinstance(variant, str) else variant
         self.tokenizer, self.max_length = tokenizer, max_length
         config = BertConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=self.width,
-            num_hidden_layers=depth,
-            num_attention_heads=heads,
-            intermediate_size=feedforward[0] if feedforward else 4 * self.width,
-            max_position_embeddings=max_length,
-            pad_token_id=tokenizer.pad_id,
+            vocab_size=len(tokenizer), hidden_size=self.width, num_hidden_layers=depth, num_attention_heads=heads,
+            intermediate_size=feedforward[0] if feedforward else 4 * self.width, max_position_embeddings=max_length,
+            pad_token_id=tokenizer.pad_id, attention_probs_dropout_prob=0.0,
             hidden_dropout_prob=0.1 if variant == "base" else 0.0,
-            attention_probs_dropout_prob=0.0,
-        )
+        )  # fmt: skip
         self.bert = BertModel(config, add_pooling_layer=False)
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
 
     def ids(self, texts: Sequence[str]) -> torch.Tensor:
         """Word-piece numbers (B, L) of texts, padded."""
         return self.tokenizer(texts, self.max_length)
 
     def forward(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.encode(self.ids(texts).to(self.device))
+        return self.encode(self.ids(texts).to(self.bert.device))
 
     def encode(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens (B, L, C) and their mask (B, L) for word-piece numbers (B, L) that ``ids`` made before.
@@ -164,8 +155,7 @@ class TextEncoder(nn.Module):
         """
         encoder = cls.__new__(cls)
         nn.Module.__init__(encoder)
-        encoder.tokenizer = hub_tokenizer(name)
-        encoder.bert = _from_hub("AutoModel", name)
+        encoder.tokenizer, encoder.bert = hub_tokenizer(name), _from_hub("AutoModel", name)
         encoder.width, encoder.max_length = encoder.bert.config.hidden_size, max_length
         return encoder
 

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from medvlp_lite.studies import Box, Study
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -128,3 +130,24 @@ def image_files(folders: Iterable[Path], suffixes: tuple[str, ...] = IMAGE_SUFFI
 def natural(text: str) -> list[tuple[int, str]]:
     """A sort key that puts 2 before 10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read an image file as uint8 grey (H, W); colour and alpha are flattened, 16 bit is scaled to 8.
+
+    Raises ValueError naming the file when it cannot be decoded.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            if opened.mode.startswith("I"):
+                values = np.asarray(opened, dtype=np.float64)
+                return (255 * (values - values.min()) / max(np.ptp(values), 1)).astype(np.uint8)
+            if opened.mode in ("RGBA", "LA", "PA") or "transparency" in opened.info:
+                opened = opened.convert("RGBA")
+                backdrop = Image.new("RGBA", opened.size, (0, 0, 0, 255))
+                opened = Image.alpha_composite(backdrop, opened)
+            return np.asarray(opened.convert("L"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"image file {path} cannot be read ({error}); delete it and fetch it again") from error

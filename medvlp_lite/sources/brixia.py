@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from medvlp_lite.sources import covid
-from medvlp_lite.sources.base import LoadResult, SourceError, image_files, loaded, read_rows, row_error
+from medvlp_lite.sources.base import LoadResult, SourceError, image_files, loaded, read_image, read_rows, row_error
 from medvlp_lite.sources.registry import find, locate
-from medvlp_lite.studies import SEVERITIES, Finding, Study, read_image
+from medvlp_lite.studies import SEVERITIES, Finding, Study
 
 LICENCE = "CC BY-NC-SA 4.0"
 HOME = "https://github.com/BrixIA/Brixia-score-COVID-19"

@@ -21,9 +21,18 @@ from typing import Any
 
 import numpy as np
 
-from medvlp_lite.sources.base import LoadResult, SourceError, image_files, loaded, number, read_rows, row_error
+from medvlp_lite.sources.base import (
+    LoadResult,
+    SourceError,
+    image_files,
+    loaded,
+    number,
+    read_image,
+    read_rows,
+    row_error,
+)
 from medvlp_lite.sources.registry import locate
-from medvlp_lite.studies import Box, Finding, Study, read_image
+from medvlp_lite.studies import Box, Finding, Study
 
 FRONTAL = ("PA", "AP", "AP Supine", "AP Erect")
 HUMAN_MASKS = "semantic_masks_v7labs_lungs.zip"

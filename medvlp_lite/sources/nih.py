@@ -13,9 +13,18 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from medvlp_lite.sources.base import LoadResult, SourceError, image_files, loaded, pixel_box, read_rows, row_error
+from medvlp_lite.sources.base import (
+    LoadResult,
+    SourceError,
+    image_files,
+    loaded,
+    pixel_box,
+    read_image,
+    read_rows,
+    row_error,
+)
 from medvlp_lite.sources.registry import locate
-from medvlp_lite.studies import Box, Finding, Study, read_image
+from medvlp_lite.studies import Box, Finding, Study
 
 LICENCE = "NIH Clinical Center: no restriction on use, attribution required"
 HOME = "https://nihcc.app.box.com/v/ChestXray-NIHCC"

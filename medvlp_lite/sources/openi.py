@@ -20,9 +20,18 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from medvlp_lite.sources.base import LoadResult, SourceError, image_files, loaded, natural, read_rows, row_error
+from medvlp_lite.sources.base import (
+    LoadResult,
+    SourceError,
+    image_files,
+    loaded,
+    natural,
+    read_image,
+    read_rows,
+    row_error,
+)
 from medvlp_lite.sources.registry import locate
-from medvlp_lite.studies import Finding, Study, read_image
+from medvlp_lite.studies import Finding, Study
 
 LICENCE = "CC BY-NC-ND 4.0"
 HOME = "https://openi.nlm.nih.gov/faq"

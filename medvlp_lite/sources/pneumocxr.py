@@ -11,9 +11,9 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from medvlp_lite.sources.base import LoadResult, loaded, read_rows, row_error
+from medvlp_lite.sources.base import LoadResult, loaded, read_image, read_rows, row_error
 from medvlp_lite.sources.registry import locate
-from medvlp_lite.studies import SEVERITIES, SPLITS, Finding, Study, read_image
+from medvlp_lite.studies import SEVERITIES, SPLITS, Finding, Study
 
 HOME = "https://doi.org/10.1177/08953996241296400"
 TABLE = "pneumocxr.csv"

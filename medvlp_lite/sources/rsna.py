@@ -21,11 +21,12 @@ from medvlp_lite.sources.base import (
     image_files,
     loaded,
     pixel_box,
+    read_image,
     read_rows,
     row_error,
 )
 from medvlp_lite.sources.registry import locate
-from medvlp_lite.studies import Box, Finding, Study, read_image
+from medvlp_lite.studies import Box, Finding, Study
 
 LICENCE = "RSNA challenge terms: research, education and other use with attribution; images by NIH Clinical Center"
 HOME = "https://www.rsna.org/education/ai-resources-and-training/ai-image-challenge/rsna-pneumonia-detection-challenge-2018"

@@ -41,12 +41,8 @@ class Query:
     @classmethod
     def about(cls, name: str, description: str = "") -> Query:
         """The standard question about an entity: its affirming sentences against those of a normal examination."""
-        return cls(name, tuple(_sentence(template, name) for template in AFFIRMING), NORMAL, description)
-
-
-def _sentence(template: str, name: str) -> str:
-    text = template.format(name)
-    return text[0].upper() + text[1:]
+        texts = [template.format(name) for template in AFFIRMING]
+        return cls(name, tuple(text[0].upper() + text[1:] for text in texts), NORMAL, description)
 
 
 @dataclass

@@ -116,8 +116,7 @@ class MedKLIP(System):
         """``adjacency`` (N, positions, entities) int8: what the report filter reads, 1, 0 or -1 for unknown (K-3)."""
         matrices = torch.empty(len(reports), len(self.position_vectors), len(self.entity_vectors), dtype=torch.int8)
         for row, report in zip(matrices, reports):
-            found = torch.from_numpy(adjacency(extract(report), self.config.entities))
-            row.copy_(found.nan_to_num(UNKNOWN))
+            row.copy_(torch.from_numpy(adjacency(extract(report), self.config.entities)).nan_to_num(UNKNOWN))
         return {"adjacency": matrices}
 
     def targets(self, reports: Sequence[str]) -> torch.Tensor:
@@ -138,14 +137,13 @@ class MedKLIP(System):
         return F.normalize(self.local_features(images).mean(dim=(1, 2)), dim=-1)
 
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
-        vectors = self.texts(texts).to(self.device)
-        return F.normalize(self.query_projection(vectors), dim=-1)
+        return F.normalize(self.query_projection(self.texts(texts).to(self.device)), dim=-1)
 
     def _ask(self, images: torch.Tensor, queries: Sequence[Query]) -> tuple[torch.Tensor, torch.Tensor]:
         """Existence logits (B, Q) and attention (layers, B, Q, h, w).
 
-        A name the system knows is asked with its stored vector, whatever the query describes. Each other one is appended to
-        the known queries alone (K-13), so that no answer depends on what else is asked.
+        A known name is asked with its stored vector, whatever the query describes. Each other one is appended to the known
+        queries alone (K-13), so that no answer depends on what else is asked.
         """
         local = self.local_features(images)
         known = {name: place for place, name in enumerate(self.config.entities)}

@@ -259,7 +259,7 @@ def test_positions_are_drawn_among_what_is_not_true_of_the_entity():
     assert set(others.flatten().tolist()) == set(range(12)) - {2, 5}, "denied and unmentioned positions both serve"
     assert all(len(set(row)) == 7 for row in others.tolist())
     assert draws.shape == (400, 3, 8)
-    with pytest.raises(ValueError, match="ask for fewer"):
+    with pytest.raises(ValueError, match="fewer than 7 that are not true"):
         sample_positions(torch.ones(1, 5, 2))
 
 
