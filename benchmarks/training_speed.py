@@ -21,6 +21,7 @@ from medvlp_lite.encoders.text import ReportTokenizer
 from medvlp_lite.phantom.corpus import make_studies
 from medvlp_lite.phantom.patients import ENTITIES
 from medvlp_lite.reports.sections import findings_text
+from medvlp_lite.reports.structured_labels import explanation_of
 from medvlp_lite.studies import Batch, StudyDataset, collate
 from medvlp_lite.systems import convirt, maco, medfilip, medklip, mskpt, supervised
 from medvlp_lite.systems.base import LossTerms
@@ -77,7 +78,7 @@ class Runner:
 def runners(studies: int) -> dict[tuple[str, int], Runner]:
     """All runners by name and batch; the supervised bound once for every batch size."""
     data = StudyDataset(make_studies(studies, seed=0, size=112), size=112, entities=ENTITIES)
-    tokenizer = ReportTokenizer.train([findings_text(report) for report in data.reports])
+    tokenizer = ReportTokenizer.train([*map(findings_text, data.reports), *map(explanation_of, ENTITIES)])
     made = {}
     for size in sorted({size for _, _, size, _ in SYSTEMS.values()}):
         system = supervised.Supervised(tokenizer, supervised.SupervisedConfig(ENTITIES))

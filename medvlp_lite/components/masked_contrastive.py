@@ -47,35 +47,33 @@ def weighted_info_nce(
 ) -> torch.Tensor:
     """Contrastive loss whose rows count by how informative their visible patches are: equations M-8 and M-8c.
 
-    ``similarity`` (B, B) holds images in rows and texts in columns, ``weights`` (B,) > 0 are the importance of each image;
-    row i of both directions gets weight i. ``weighting``: "joint", weighted logits inside weighted terms (the paper's
-    reading); "split", the official code: the mean of four losses, two with weighted logits and two with weighted terms;
-    "logits" and "loss", one half each of that; "none", plain InfoNCE. The terms' weights carry no gradient
-    unless ``detach`` is False (the mistake the chapter shows). ``normalise_loss_weights`` divides by their sum instead of
-    B; None takes the code's way for "split" and "loss" and the paper's for "joint". Raises ValueError for an unknown
-    weighting, shapes that do not fit or a temperature that is not positive.
+    ``similarity`` (B, B) has images in rows and texts in columns; ``weights`` (B,) > 0 is the importance of each image, for
+    row i of both directions. ``weighting``: "joint", weighted logits inside weighted terms (the paper); "split", the mean of
+    four losses, two with weighted logits and two with weighted terms (the released code); "logits" or "loss", one half of
+    that; "none". ``normalise_loss_weights`` divides by their sum instead of B; None does so for "split" and "loss". The terms'
+    weights carry no gradient unless ``detach`` is False: then a low score switches the loss off. Raises ValueError for an
+    unknown weighting, shapes that do not fit or a temperature that is not positive.
     """
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
     if similarity.ndim != 2 or similarity.shape != (len(similarity),) * 2 or weights.shape != similarity.shape[:1]:
-        raise ValueError(
-            f"need similarity (B, B) and weights (B,), got {tuple(similarity.shape)}, {tuple(weights.shape)}"
-        )
+        shapes = f"{tuple(similarity.shape)}, {tuple(weights.shape)}"
+        raise ValueError(f"need similarity (B, B) and weights (B,), got {shapes}")
     if weighting == "none":
         return info_nce(similarity, temperature)
     require_positive(temperature)
-    logits = torch.stack([similarity, similarity.t()]) / temperature  # (2, B, B): by image, by text
-    scaled = weights.view(1, -1, 1) * logits
-    terms = weights.detach() if detach else weights
-    joint = weighting == "joint"
     if normalise_loss_weights is None:
-        normalise_loss_weights = not joint
-    shares = terms / (terms.sum() if normalise_loss_weights else len(terms))
-    by_logits = row_losses(scaled)
-    by_terms = (shares * (by_logits if joint else row_losses(logits))).sum(dim=1).mean()
-    if weighting == "split":
-        return (by_logits.mean() + by_terms) / 2
-    return by_logits.mean() if weighting == "logits" else by_terms
+        normalise_loss_weights = weighting != "joint"
+    logits = torch.stack([similarity, similarity.t()]) / temperature  # (2, B, B): by image, by text
+    # importance inside the softmax: row i of both directions times weight i
+    by_logits = row_losses(weights.view(1, -1, 1) * logits)
+    if weighting == "logits":
+        return by_logits.mean()
+    # importance outside: each row's term counts by its weight, which learns nothing here
+    shares = weights.detach() if detach else weights
+    shares = shares / (shares.sum() if normalise_loss_weights else len(shares))
+    by_terms = (shares * (by_logits if weighting == "joint" else row_losses(logits))).sum(dim=1).mean()
+    return (by_logits.mean() + by_terms) / 2 if weighting == "split" else by_terms
 
 
 def row_losses(logits: torch.Tensor) -> torch.Tensor:
@@ -99,41 +97,45 @@ def v1_weights(
 
 
 def v1_alignment(
-    similarity: torch.Tensor,
-    scores: torch.Tensor,
-    temperature: torch.Tensor | float,
-    *,
-    group: int = 16,
-    tau1: float = 1.0,
-    tau2: float = 16.0,
-    symmetric: bool = False,
-    reduction: str = "group",
+    similarity: torch.Tensor, scores: torch.Tensor, temperature: torch.Tensor | float, *, group: int = 16
 ) -> torch.Tensor:
     """The alignment loss of the arXiv version, image to text: equation M-v1.
 
-    ``similarity`` (B, B), ``scores`` (B,) raw. The paper does not say how the B weighted terms become one number:
-    ``reduction`` "group" sums within a group, where weights sum to 1, and averages over groups, so that equal scores give
-    a plain mean; "mean" and "sum" do what they say. ``symmetric`` adds text to image. Raises ValueError for another
-    reduction.
+    ``similarity`` (B, B), ``scores`` (B,) raw. The paper does not say how the B weighted terms become one number: here
+    they are summed within a group, where weights sum to 1, and averaged over groups, so that equal scores give a plain mean.
     """
-    heat, shares = v1_weights(scores, group, tau1, tau2)
-    directions = [similarity, similarity.t()] if symmetric else [similarity]
-    terms = torch.stack([shares * row_losses(s / (heat.unsqueeze(1) * temperature)) for s in directions]).mean(dim=0)
-    if reduction not in ("group", "mean", "sum"):
-        raise ValueError(f"reduction must be 'group', 'mean' or 'sum', got {reduction!r}")
-    return {"group": terms.sum() / math.ceil(len(terms) / group), "mean": terms.mean(), "sum": terms.sum()}[reduction]
+    heat, shares = v1_weights(scores, group)
+    return (shares * row_losses(similarity / (heat.unsqueeze(1) * temperature))).sum() / math.ceil(len(scores) / group)
 
 
-def zero_shot_probability(
-    images: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor, normalise: bool = False
-) -> torch.Tensor:
+def keep_weights(trace: torch.Tensor, weights: torch.Tensor, step: torch.Tensor, every: int) -> torch.Tensor:
+    """A trace (R, N) of an FC layer's ``weights`` (N,), with a further row if this ``step`` (counted from 0) is one to keep.
+
+    Every ``every``-th is; when R rows are full, every second one goes and the interval doubles. Rows not yet written are NaN.
+    All on the device of ``trace``: a GPU is not waited for.
+    """
+    rows = len(trace)
+    full_at = every * rows * 2 ** torch.arange(32, device=trace.device)
+    thinned = torch.cat([trace[::2], torch.full_like(trace[: rows // 2], torch.nan)])
+    trace = torch.where((step == full_at).any(), thinned, trace)
+    interval = every * 2 ** (step >= full_at).sum()
+    here = (torch.arange(rows, device=trace.device) == step // interval) & (step % interval == 0)
+    return torch.where(here.unsqueeze(1), weights, trace)
+
+
+def kept_steps(rows: int, steps: int, every: int) -> range:
+    """The steps that the rows of a trace belong to after ``steps`` of them: what ``keep_weights`` has kept."""
+    interval = every
+    while steps - 1 >= interval * rows:
+        interval *= 2
+    return range(0, max(steps, 0), interval)
+
+
+def zero_shot_probability(images: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
     """Softmax over an affirming and a denying text for each image and class, (B, Q) in (0, 1): equation M-11.
 
-    ``images`` (B, d), ``positive`` and ``negative`` (Q, d), the means of each class's prompts; inner products without
-    temperature, of unit vectors if ``normalise``.
+    ``images`` (B, d), ``positive`` and ``negative`` (Q, d), the means of each class's prompts; plain inner products.
     """
-    if normalise:
-        images, positive, negative = (F.normalize(x, dim=-1) for x in (images, positive, negative))
     return (images @ (positive - negative).t()).sigmoid()
 
 
@@ -150,10 +152,7 @@ def patch_weights(weight: torch.Tensor, tau: float | None) -> torch.Tensor:
 
 
 def phrase_maps(tokens: torch.Tensor, texts: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Inner product of every weighted token (B, h, w, d) with every text (Q, d): maps (B, Q, h, w), equation M-10.
-
-    ``weights`` (h * w,) multiply the tokens.
-    """
+    """Inner product of every token (B, h, w, d), weighted by (h * w,), with every text (Q, d): maps (B, Q, h, w), M-10."""
     weighted = tokens * weights.view(*tokens.shape[1:3], 1)
     return torch.einsum("bhwd,qd->bqhw", weighted, texts)
 
@@ -208,18 +207,16 @@ def shuffled_sentences(report: str) -> str:
 def sample_sentences(
     ids: torch.Tensor, max_length: int, *, pad: int, start: int, end: int | None = None
 ) -> torch.Tensor:
-    """Word pieces (B, L) of k of each report's n sentences in random order, k uniform in 1..n (0 of 0).
+    """Word pieces (B, L <= ``max_length``) of k of each report's n sentences in random order, k uniform in 1..n (0 of 0).
 
-    ``ids`` (B, n, l) holds the sentences' pieces, filled up with ``pad``; ``start`` and ``end`` are added, and at most
-    ``max_length`` pieces stay.
+    ``ids`` (B, n, l) holds the sentences' pieces, filled up with ``pad``; ``start`` and ``end`` are added.
     """
-    batch, device = len(ids), ids.device
-    words = ids != pad
+    batch, device, words = len(ids), ids.device, ids != pad
     there = words.any(dim=2)
     # random order of the sentences that are there, and how many of them stay
     order = torch.rand(there.shape, device=device).masked_fill(~there, 2.0).argsort(dim=1)
-    count = there.sum(dim=1, keepdim=True)
-    kept = torch.arange(there.shape[1], device=device) < (torch.rand(batch, 1, device=device) * count).floor() + 1
+    count = (torch.rand(batch, 1, device=device) * there.sum(dim=1, keepdim=True)).floor() + 1
+    kept = torch.arange(there.shape[1], device=device) < count
     pick = order.unsqueeze(2).expand_as(ids)
     chosen, words = ids.gather(1, pick).flatten(1), (words.gather(1, pick) & kept.unsqueeze(2)).flatten(1)
     # move the words to the left, in their order
@@ -229,7 +226,4 @@ def sample_sentences(
     longest = int(lengths.max()) if device.type == "cpu" else words.shape[1]  # elsewhere the answer would be waited for
     chosen = F.pad(chosen, (1, 1), value=pad)[:, : min(longest + marks, max_length)]
     chosen[:, 0] = start
-    if end is not None:
-        last = (lengths + 1).clamp(max=chosen.shape[1] - 1)
-        chosen = chosen.scatter(1, last.unsqueeze(1), end)
-    return chosen
+    return chosen if end is None else chosen.scatter(1, (lengths + 1).clamp(max=chosen.shape[1] - 1).unsqueeze(1), end)

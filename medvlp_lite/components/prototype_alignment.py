@@ -14,9 +14,9 @@ from torch import nn
 def sinkhorn(scores: torch.Tensor, epsilon: float = 0.05, iterations: int = 3) -> torch.Tensor:
     """Soft codes (B, M) from similarities of B samples to M prototypes, all prototypes used about equally: P-11.
 
-    exp(scores / ``epsilon``) is scaled to total 1, then ``iterations`` times every prototype to 1 / M and every sample to
-    1 / B, and at last every sample to 1. In logarithms, so no similarity is too large; no gradient. Rows sum to 1; columns
-    tend to B / M. Raises ValueError for another shape, or unless epsilon > 0 and iterations >= 1.
+    exp(scores / ``epsilon``) is scaled ``iterations`` times, every prototype to 1 / M and every sample to 1 / B, and at last
+    every sample to 1. In logarithms, so no similarity is too large; no gradient. Rows sum to 1; columns tend to B / M.
+    Raises ValueError for another shape, or unless epsilon > 0 and iterations >= 1.
     """
     if scores.ndim != 2 or 0 in scores.shape:
         raise ValueError(f"scores must be (samples, prototypes), got {tuple(scores.shape)}")
@@ -48,7 +48,9 @@ def swapped_prediction(
             f"images {tuple(images.shape)}, texts {tuple(texts.shape)} and prototypes {tuple(prototypes.shape)} do not fit"
         )
     to_images, to_texts = images @ prototypes.t(), texts @ prototypes.t()
+    # each side's soft code (P-11) ...
     codes = [sinkhorn(scores, epsilon, iterations) for scores in (to_images, to_texts)]
+    # ... is what the other side must predict (P-12)
     wanted_of_text = (codes[0] * F.log_softmax(to_texts / temperature, dim=-1)).sum(dim=-1)
     wanted_of_image = (codes[1] * F.log_softmax(to_images / temperature, dim=-1)).sum(dim=-1)
     return -(wanted_of_text + wanted_of_image).mean() / 2
@@ -73,6 +75,17 @@ class ClusterPrototypes(nn.Module):
         return swapped_prediction(images, texts, vectors, **self.options)
 
 
+def require_labels(labels: torch.Tensor, classes: int) -> None:
+    """Raise ValueError for a class number of ``classes`` or more. Labels on a GPU are not looked at: it would have to wait."""
+    if labels.device.type == "cpu" and len(labels) and labels.max() >= classes:
+        raise ValueError(f"labels must lie in 0..{classes - 1}, or be negative for none, got {int(labels.max())}")
+
+
+def mean_where(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """The mean of ``values`` (B,) over those ``chosen`` (B,) bool; zero, with zero gradient, when none is."""
+    return torch.where(chosen, values, 0.0).sum() / chosen.sum().clamp(min=1)
+
+
 def class_prototype_loss(
     vectors: torch.Tensor, prototypes: torch.Tensor, labels: torch.Tensor, temperature: float = 0.2
 ) -> torch.Tensor:
@@ -82,22 +95,17 @@ def class_prototype_loss(
     is left out. A prototype of zeros has not been seen: neither it nor its class takes part. Zero, with zero gradient, when
     nothing else is labelled. Raises ValueError for a label of K or more.
     """
-    _check_labels(labels, len(prototypes))
+    require_labels(labels, len(prototypes))
     unseen = ~prototypes.any(dim=-1)
     known = (labels >= 0) & ~unseen[labels.clamp(min=0)]
-    if not known.any():
-        return vectors.sum() * 0.0
-    logits = vectors[known] @ prototypes.detach().t().to(vectors.dtype) / temperature
-    return F.cross_entropy(logits.masked_fill(unseen, float("-inf")), labels[known])
-
-
-def _check_labels(labels: torch.Tensor, classes: int) -> None:
-    if (labels >= classes).any():
-        raise ValueError(f"labels must lie in 0..{classes - 1}, or be negative for none, got {int(labels.max())}")
+    logits = vectors @ prototypes.detach().t().to(vectors.dtype) / temperature
+    logits = logits.masked_fill(unseen & ~unseen.all(), float("-inf"))
+    losses = F.cross_entropy(logits, torch.where(known, labels, -1), ignore_index=-1, reduction="none")
+    return mean_where(losses, known)
 
 
 class ClassPrototypes(nn.Module):
-    """One prototype per class and modality, a running mean of the class's vectors: P-12 with ``pa="class"``.
+    """One prototype per class and modality, a running mean of the class's vectors: P-12 with class prototypes.
 
     ``forward(images, texts, labels)`` takes unit vectors (B, d) and labels (B,), negative for unlabelled. In training it
     first moves the prototypes towards the batch's class means (share 1 - ``momentum``; a class seen for the first time is
@@ -111,7 +119,7 @@ class ClassPrototypes(nn.Module):
         self.register_buffer("texts", torch.zeros(classes, width))
 
     def forward(self, images: torch.Tensor, texts: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        _check_labels(labels, len(self.images))
+        require_labels(labels, len(self.images))
         if self.training:
             self._move(self.images, images, labels)
             self._move(self.texts, texts, labels)
@@ -121,9 +129,10 @@ class ClassPrototypes(nn.Module):
 
     @torch.no_grad()
     def _move(self, prototypes: torch.Tensor, vectors: torch.Tensor, labels: torch.Tensor) -> None:
-        for label in labels[labels >= 0].unique().tolist():
-            mean = F.normalize(vectors[labels == label].to(prototypes.dtype).mean(dim=0), dim=0)
-            prototypes[label] = F.normalize(self.momentum * prototypes[label] + (1 - self.momentum) * mean, dim=0)
+        members = labels.unsqueeze(0) == torch.arange(len(prototypes), device=labels.device).unsqueeze(1)  # (K, B)
+        means = F.normalize(members.to(prototypes.dtype) @ vectors.to(prototypes.dtype), dim=-1)
+        moved = F.normalize(self.momentum * prototypes + (1 - self.momentum) * means, dim=-1)
+        prototypes.copy_(torch.where(members.any(dim=1, keepdim=True), moved, prototypes))
 
 
 def same_class(labels: torch.Tensor) -> torch.Tensor:
@@ -133,7 +142,7 @@ def same_class(labels: torch.Tensor) -> torch.Tensor:
 
 
 def supervised_contrast(similarity: torch.Tensor, positives: torch.Tensor, temperature: float = 0.07) -> torch.Tensor:
-    """Cross-modal supervised contrast of a similarity matrix (B, B): P-12 with ``pa="supcon"``.
+    """Cross-modal supervised contrast of a similarity matrix (B, B): P-12 by supervised contrast.
 
     Every anchor's loss is the mean of -log softmax over its ``positives`` (B, B) bool, at least one per row and column; the
     result is the mean of both directions, which is InfoNCE (C-1) when only the diagonal is positive.
@@ -141,7 +150,7 @@ def supervised_contrast(similarity: torch.Tensor, positives: torch.Tensor, tempe
     """
     if similarity.ndim != 2 or similarity.shape != positives.shape:
         raise ValueError(f"similarity {tuple(similarity.shape)} does not fit positives {tuple(positives.shape)}")
-    if not (positives.any(dim=0).all() and positives.any(dim=1).all()):
+    if positives.device.type == "cpu" and not (positives.any(dim=0).all() and positives.any(dim=1).all()):
         raise ValueError("an anchor has no positive partner; every row and column of positives needs at least one")
     logits, losses = similarity / temperature, []
     for rows, wanted in ((logits, positives), (logits.t(), positives.t())):

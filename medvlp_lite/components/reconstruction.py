@@ -1,4 +1,4 @@
-"""Masking an image and drawing it again: random and block masks, patches, the decoder, its loss (M-1 to M-3).
+"""Masking an image and reconstructing it: random and block masks, patches, the decoder, its loss (M-1 to M-3).
 
 Built in chapter 05_masked_contrastive.
 """
@@ -23,10 +23,10 @@ def visible_count(patches: int, mask_ratio: float) -> int:
 def random_masking(
     batch: int, grid: int, mask_ratio: float, *, block: int = 1, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
-    """Indices (B, Ns) of the patches that stay visible, each row drawn on its own: equation M-1.
+    """Indices (B, Ns) of the patches that stay visible, random for each image: equation M-1.
 
-    Every patch of a ``grid`` x ``grid`` image draws uniform noise and the Ns = floor(N (1 - r)) smallest stay.
-    ``block`` > 1 lets squares of that many patches a side share their noise (at a random offset), so that whole regions
+    Every patch of a ``grid`` x ``grid`` image gets uniform noise and the Ns = floor(N (1 - r)) smallest stay. With
+    ``block`` > 1 squares of that many patches a side share their noise (at a random offset), so that whole regions
     are hidden or seen. Raises ValueError for a ratio that leaves nothing visible or a block outside 1..grid.
     """
     if not 1 <= block <= grid:
@@ -116,15 +116,13 @@ def reconstruction_loss(
 
 
 class MaskedDecoder(nn.Module):
-    """Draws every patch from the tokens of the visible ones: equations M-2 and M-3.
+    """Predicts every patch from the tokens of the visible ones: equations M-2 and M-3.
 
     ``forward(tokens (B, 1 + Ns, C), visible (B, Ns))``, class token first, gives ``outputs`` numbers per patch
     (B, N, outputs). A learned mask token stands in for each hidden patch.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, grid: int, *, width: int = 64, depth: int = 2, heads: int = 4
-    ):  # fmt: skip
+    def __init__(self, inputs: int, outputs: int, grid: int, *, width: int = 64, depth: int = 2, heads: int = 4):
         super().__init__()
         self.embed = nn.Linear(inputs, width)
         self.mask_token = nn.Parameter(torch.randn(1, 1, width) * 0.02)

@@ -29,18 +29,19 @@ def similarity_labels(
 ) -> torch.Tensor:
     """The semantic similarity matrix Y (N, M): how near label j comes to the nearest label that image i owns (F-5).
 
-    ``similarity`` (M, M), ``owners`` (M,) in 0..``images`` - 1. With ``categories`` (M,), similarities between labels of
-    different categories become 0 before the maximum, as in the official code; None keeps them, as in the paper.
-    ``clamp_min`` lifts negative entries; None leaves them, as the official code does. An image's own labels keep
-    their self-similarity, 1 for cosines. An image without labels gets a row of zeros.
-    Raises ValueError when shapes or owners do not fit.
+    ``similarity`` (M, M), ``owners`` (M,) in 0..``images`` - 1. With ``categories`` (M,), similarities across categories
+    become 0 before the maximum, as in the released code; None keeps them, as in the paper. ``clamp_min`` lifts negative
+    entries; None leaves them, as the released code does. An image's own labels keep their self-similarity, 1 for cosines; an
+    image without labels gets a row of zeros. Raises ValueError when shapes or owners do not fit.
     """
     _check_owners(owners, images)
     count = len(owners)
     if similarity.shape != (count, count):
         raise ValueError(f"similarity must be ({count}, {count}) for {count} labels, got {tuple(similarity.shape)}")
+    # similarity of every label with every label, gated by category (released code)
     if categories is not None:
         similarity = similarity * _same(categories, count).to(similarity.dtype)
+    # the maximum over the labels that an image owns
     labels = similarity.new_full((images, count), -torch.inf)
     labels = labels.scatter_reduce(0, owners.view(-1, 1).expand(-1, count), similarity, reduce="amax")
     labels = labels.masked_fill(~_owned(owners, images).any(dim=1, keepdim=True), 0.0)
@@ -83,49 +84,34 @@ def _check_owners(owners: torch.Tensor, images: int) -> None:
 
 
 def itm_terms(
-    cosine: torch.Tensor,
-    labels: torch.Tensor,
-    scale: torch.Tensor | float,
-    *,
-    ce: str = "bce",
-    mse_on: str = "cosine",
-    columns: bool = False,
+    cosine: torch.Tensor, labels: torch.Tensor, scale: torch.Tensor | float, *, ce: str = "bce", mse_on: str = "cosine"
 ) -> dict[str, torch.Tensor]:
-    """Image-text matching: the two terms "mse" and "ce" whose sum is the loss (F-8).
+    """Image-text matching: the two terms "mse" and "ce" whose sum is the loss (F-8); both 0 where there is no label.
 
     ``cosine`` (N, M) in [-1, 1], ``labels`` (N, M), ``scale`` > 0 multiplies cosines to logits. ``mse_on`` "cosine"
     compares the labels with cosines; "scaled" with logits, as the released code does, which asks for cosines of
-    label / scale. ``ce`` "bce" is the mean binary cross-entropy of the logits (released code); "softmax" is
-    ``soft_cross_entropy`` of each image's softmax over all labels with its row of ``labels`` (the paper's word).
-    ``columns`` adds the same per label over all images and halves the sum; softmax only. Both terms are 0, with
-    zero gradient, where there is no label. Raises ValueError for shapes that differ or an option that does not exist.
+    label / scale. ``ce`` "bce" is the binary cross-entropy of the logits (released code); "softmax" is ``soft_cross_entropy``
+    of each image's softmax over all labels (the paper's word). Raises ValueError for shapes that differ or an unknown option.
     """
     if cosine.shape != labels.shape:
         raise ValueError(f"cosine {tuple(cosine.shape)} and labels {tuple(labels.shape)} must have one shape")
     if ce not in CROSS_ENTROPIES or mse_on not in MSE_SCALES:
         raise ValueError(f"ce must be one of {CROSS_ENTROPIES} and mse_on one of {MSE_SCALES}, got {ce!r}, {mse_on!r}")
-    if columns and ce != "softmax":
-        raise ValueError("columns=True asks for ce='softmax'; binary cross-entropy has no direction")
     if not cosine.numel():
         nothing = cosine.sum() * 0.0
         return {"mse": nothing, "ce": nothing}
     logits = cosine * scale
     mse = F.mse_loss(cosine if mse_on == "cosine" else logits, labels)
-    if ce == "bce":
-        return {"mse": mse, "ce": F.binary_cross_entropy_with_logits(logits, labels)}
-    match = soft_cross_entropy(logits, labels)
-    if columns:
-        match = (match + soft_cross_entropy(logits.t(), labels.t())) / 2
-    return {"mse": mse, "ce": match}
+    match = F.binary_cross_entropy_with_logits if ce == "bce" else soft_cross_entropy
+    return {"mse": mse, "ce": match(logits, labels)}
 
 
-def soft_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, *, normalise: bool = True) -> torch.Tensor:
+def soft_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of each row's softmax with soft labels (N, M), averaged over the N rows (F-8, reading b).
 
-    ``normalise`` takes negative labels as 0 and brings each row of ``labels`` to sum 1 (a row of zeros stays); the official
-    code, which only logs this number, does neither, and divides by N once more.
+    Negative labels count as 0 and each row is brought to sum 1 (a row of zeros stays). The released code, which only logs this
+    number, does neither, and divides by N once more.
     """
-    if normalise:
-        labels = labels.to(torch.promote_types(labels.dtype, torch.float32)).clamp(min=0)
-        labels = labels / labels.sum(dim=1, keepdim=True).clamp(min=1e-12)
+    labels = labels.to(torch.promote_types(labels.dtype, torch.float32)).clamp(min=0)
+    labels = labels / labels.sum(dim=1, keepdim=True).clamp(min=1e-12)
     return -(labels * logits.log_softmax(dim=1)).sum(dim=1).mean()

@@ -7,6 +7,7 @@ from padding. Built in chapter 07_prototype_alignment.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,8 @@ import torch.nn.functional as F
 from medvlp_lite.components.prototype_alignment import supervised_contrast
 
 GROUPINGS = ("softmax", "sparse")
+GROUP = 16  # texts of like length
+LEAST_TEMPERATURE = 0.025  # exp(-2 / temperature) must not vanish in single precision
 
 
 def grouping_weights(
@@ -27,13 +30,14 @@ def grouping_weights(
     """
     if grouping not in GROUPINGS:
         raise ValueError(f"grouping must be one of {', '.join(GROUPINGS)}, got {grouping!r}")
+    if mask is not None:
+        _require_tokens(mask)
+    if grouping == "softmax":
+        logits = similarity / temperature
+        return (logits if mask is None else logits.masked_fill(~mask.unsqueeze(1), -math.inf)).softmax(dim=-1)
     if mask is None:
         mask = torch.ones(len(similarity), similarity.shape[-1], dtype=torch.bool, device=similarity.device)
-    if not mask.any(dim=-1).all():
-        raise ValueError("a sample has no token at all; every row of mask needs at least one")
     outside = ~mask.unsqueeze(1)
-    if grouping == "softmax":
-        return (similarity / temperature).masked_fill(outside, -math.inf).softmax(dim=-1)
     low = similarity.masked_fill(outside, math.inf).amin(dim=-1, keepdim=True)
     high = similarity.masked_fill(outside, -math.inf).amax(dim=-1, keepdim=True)
     flat = high <= low
@@ -43,24 +47,13 @@ def grouping_weights(
     return kept / kept.sum(dim=-1, keepdim=True)
 
 
-def attended_contexts(
-    queries: torch.Tensor, others: torch.Tensor, mask: torch.Tensor | None = None, **options: object
-) -> torch.Tensor:
-    """For each query token (B, Q, d) the mean of the other modality's tokens (B, N, d) that it attends, of length 1.
-
-    Equations P-5 and P-6; ``mask`` (B, N) and ``options`` as in ``grouping_weights``.
-    """
-    weights = grouping_weights(queries @ others.transpose(1, 2), mask, **options)
-    return F.normalize(weights @ others, dim=-1)
-
-
 def clipped_attention(attention: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Token weights (B, L) from attention (B, L): no gradient, clipped to the 10 % and 90 % quantiles of each text's words,
     zero on padding, each row summing to 1 (P-7).
     """
-    seen = attention.detach().float().masked_fill(~mask, math.nan)
-    low, high = (torch.nanquantile(seen, share, dim=-1, keepdim=True) for share in (0.1, 0.9))
-    clipped = seen.clamp(low, high).masked_fill(~mask, 0.0)
+    of_words = attention.detach().float().masked_fill(~mask, math.nan)
+    low, high = (torch.nanquantile(of_words, share, dim=-1, keepdim=True) for share in (0.1, 0.9))
+    clipped = of_words.clamp(low, high).masked_fill(~mask, 0.0)
     return clipped / clipped.sum(dim=-1, keepdim=True)
 
 
@@ -72,38 +65,58 @@ def token_alignment(
     temperature: float = 0.1,
     grouping: str = "softmax",
     word_weights: torch.Tensor | None = None,
-    patch_weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Each token must recognise its own attended context among those of the *same* pair: equation P-8, a scalar >= 0.
 
-    ``patches`` (B, P, d), ``words`` (B, L, d), ``mask`` (B, L) true for words. Weights (B, L) and (B, P) sum to 1 per sample;
-    by default all words and all patches of a sample count alike (P-7). Words and patches count half each.
-    Raises ValueError when shapes do not fit.
+    ``patches`` (B, P, d), ``words`` (B, L, d), ``mask`` (B, L) true for words. ``word_weights`` (B, L) sum to 1 per sample;
+    by default all words of a sample count alike (P-7), and so do all patches. Words and patches count half each. In full
+    precision whatever the training's. Raises ValueError when shapes do not fit or ``temperature`` is below 0.025.
     """
     _check(patches, words, mask)
+    if temperature < LEAST_TEMPERATURE:
+        raise ValueError(f"temperature must be at least {LEAST_TEMPERATURE}, got {temperature}")
+    weights = mask / mask.sum(dim=-1, keepdim=True) if word_weights is None else word_weights
     options = {"grouping": grouping, "temperature": temperature}
-    of_words = attended_contexts(words, patches, **options)
-    of_patches = attended_contexts(patches, words, mask, **options)
-    if word_weights is None:
-        word_weights = mask / mask.sum(dim=-1, keepdim=True)
-    everywhere = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device)
-    if patch_weights is None:
-        patch_weights = everywhere / patches.shape[1]
-    text_side = _recognition(words, of_words, mask, word_weights, temperature)
-    return text_side + _recognition(patches, of_patches, everywhere, patch_weights, temperature)
+    with torch.autocast(patches.device.type, enabled=False):
+        patches, words = (tokens if tokens.dtype == torch.float64 else tokens.float() for tokens in (patches, words))
+        if mask.device.type != "cpu":
+            return _pair_losses(patches, words, mask, weights, **options).mean()
+        losses = []  # on a CPU texts of like length go together, which leaves little padding to compute
+        for rows in mask.sum(dim=-1).argsort(descending=True).split(GROUP):
+            length = int(mask[rows].any(dim=0).nonzero().max()) + 1
+            texts = (tensor.index_select(0, rows)[:, :length] for tensor in (words, mask, weights))
+            losses.append(_pair_losses(patches.index_select(0, rows), *texts, **options))
+        return torch.cat(losses).mean()
+
+
+def _pair_losses(
+    patches: torch.Tensor, words: torch.Tensor, mask: torch.Tensor, weights: torch.Tensor, **options: Any
+) -> torch.Tensor:
+    """Equation P-8 for each pair (B,)."""
+    similarity = words @ patches.transpose(1, 2)
+    # P-5, P-6: what each word sees in the image, and each patch in the report
+    of_words = F.normalize(grouping_weights(similarity, **options) @ patches, dim=-1)
+    of_patches = F.normalize(grouping_weights(similarity.transpose(1, 2), mask, **options) @ words, dim=-1)
+    # P-8, both sides
+    text_side = (_recognition(words, of_words, options["temperature"], mask) * weights).sum(dim=-1)
+    return (text_side + _recognition(patches, of_patches, options["temperature"]).mean(dim=-1)) / 2
 
 
 def _recognition(
-    tokens: torch.Tensor, contexts: torch.Tensor, mask: torch.Tensor, weights: torch.Tensor, temperature: float
+    tokens: torch.Tensor, contexts: torch.Tensor, temperature: float, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Half the weighted cross-entropy of both readings of G = tokens contexts' / temperature, mean over samples."""
-    both = mask.unsqueeze(1) & mask.unsqueeze(2)
-    logits = tokens @ contexts.transpose(1, 2) / temperature
-    losses = 0.0
-    for matrix in (logits, logits.transpose(1, 2)):
-        shares = matrix.masked_fill(~both & mask.unsqueeze(2), -math.inf).log_softmax(dim=-1)
-        losses = losses - shares.diagonal(dim1=1, dim2=2)
-    return (losses.masked_fill(~mask, 0.0) * weights).sum(dim=-1).mean() / 2
+    """Cross-entropy of both readings of G = tokens contexts' / temperature, rows and columns, for each token (B, n).
+
+    Cosines are at most 1, so that one exponential of G - 1 / temperature serves both directions. Padding gets 0.
+    """
+    shift = tokens.new_full((1, 1, 1), -1 / temperature)
+    shares = torch.baddbmm(shift, tokens, contexts.transpose(1, 2), alpha=1 / temperature).exp()
+    own = (tokens * contexts).sum(dim=-1) / temperature + shift[0]
+    if mask is None:
+        return shares.sum(dim=2).log() + shares.sum(dim=1).log() - 2 * own
+    shares = shares * (mask.unsqueeze(1) & mask.unsqueeze(2))
+    rows, columns = (shares.sum(dim=axis).masked_fill(~mask, 1.0).log() for axis in (2, 1))
+    return (rows + columns - 2 * own).masked_fill(~mask, 0.0)
 
 
 def batch_token_alignment(
@@ -117,7 +130,7 @@ def batch_token_alignment(
     pair_scale: float = 10.0,
     compete: bool = True,
 ) -> torch.Tensor:
-    """Words attending to the right image must fit better than to any other image of the batch: P-8 with ``ta="batch"``.
+    """Words attending to the right image must fit better than to any other image of the batch: a form of P-8.
 
     Shapes as in ``token_alignment``. Z_ij = log sum over words of text j of exp(``word_scale`` * cosine of the word and what
     it attends to in image i); symmetric contrast on ``pair_scale`` * Z. ``positives`` (B, B) bool adds pairs of one class.
@@ -131,8 +144,8 @@ def batch_token_alignment(
         scores = sentence @ patches.transpose(1, 2)
         if compete:
             scores = scores.softmax(dim=1)
-        seen = (attention_scale * scores).softmax(dim=-1) @ patches
-        fit = F.cosine_similarity(sentence.unsqueeze(0), seen, dim=-1)
+        contexts = (attention_scale * scores).softmax(dim=-1) @ patches
+        fit = F.cosine_similarity(sentence.unsqueeze(0), contexts, dim=-1)
         columns.append((word_scale * fit).logsumexp(dim=-1))
     scores = torch.stack(columns, dim=1)
     if positives is None:
@@ -165,5 +178,10 @@ def _check(patches: torch.Tensor, words: torch.Tensor, mask: torch.Tensor) -> No
             f"patches {tuple(patches.shape)}, words {tuple(words.shape)} and mask {tuple(mask.shape)} do not fit; "
             "use (B, P, d), (B, L, d) and (B, L)"
         )
-    if not mask.any(dim=-1).all():
-        raise ValueError("a text has no word; every row of mask needs at least one")
+    _require_tokens(mask)
+
+
+def _require_tokens(mask: torch.Tensor) -> None:
+    """A mask on a GPU is not looked at: it would have to wait."""
+    if mask.device.type == "cpu" and not mask.any(dim=-1).all():
+        raise ValueError("a sample has no token at all; every row of mask needs at least one")

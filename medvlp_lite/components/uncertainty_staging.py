@@ -13,6 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from medvlp_lite.components.prototype_alignment import mean_where, require_labels
+
 SCORES = ("max", "normalised", "entropy", "margin")
 WEIGHTS = ("linear", "gate", "exp", "focal_like", "none")
 THETA_RULES = ("accuracy", "youden", "coverage")
@@ -23,7 +25,7 @@ def _full(values: torch.Tensor) -> torch.Tensor:
 
 
 def uncertainty(probabilities: torch.Tensor, kind: str = "max") -> torch.Tensor:
-    """How unsure a distribution (..., K) is; larger is less sure (...): equation P-15, a reconstruction.
+    """The uncertainty (...) of a distribution (..., K): equation P-15, a reconstruction.
 
     "max": 1 - max p in [0, 1 - 1/K]. "normalised": the same divided by 1 - 1/K. "entropy": divided by log K. "margin": 1 minus
     the gap between the two largest. The last three lie in [0, 1]. Raises ValueError for another kind or fewer than two classes.
@@ -39,51 +41,44 @@ def uncertainty(probabilities: torch.Tensor, kind: str = "max") -> torch.Tensor:
     return (1 - first) / (1 - 1 / classes) if kind == "normalised" else 1 - first
 
 
-def sample_weights(unsure: torch.Tensor, kind: str = "linear", threshold: float = 0.5) -> torch.Tensor:
-    """The weight of each sample in the cross-entropy, from its uncertainty (B,): equation P-16, a reconstruction.
+def sample_weights(uncertainties: torch.Tensor, kind: str = "linear", threshold: float = 0.5) -> torch.Tensor:
+    """The weight of each sample in the cross-entropy, from its uncertainty u (B,): equation P-16, a reconstruction.
 
-    "linear" 1 - u, "gate" 1 where u <= ``threshold`` else 0, "exp" e^-u, "focal_like" 1 + u (emphasises what is unsure, against
+    "linear" 1 - u, "gate" 1 where u <= ``threshold`` else 0, "exp" e^-u, "focal_like" 1 + u (emphasises the uncertain, against
     the paper's purpose), "none" 1. Raises ValueError for another kind.
     """
     if kind not in WEIGHTS:
         raise ValueError(f"weight must be one of {', '.join(WEIGHTS)}, got {kind!r}")
-    if kind == "gate":
-        return (unsure <= threshold).to(unsure.dtype)
-    return {"linear": 1 - unsure, "exp": torch.exp(-unsure), "focal_like": 1 + unsure, "none": torch.ones_like(unsure)}[
-        kind
-    ]
+    forms = {
+        "linear": lambda u: 1 - u,
+        "gate": lambda u: (u <= threshold).to(u.dtype),
+        "exp": lambda u: torch.exp(-u),
+        "focal_like": lambda u: 1 + u,
+        "none": torch.ones_like,
+    }
+    return forms[kind](uncertainties)
 
 
 def weighted_cross_entropy(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    weight: str = "linear",
-    score: str = "max",
-    threshold: float = 0.5,
+    logits: torch.Tensor, labels: torch.Tensor, *, weight: str = "linear", score: str = "max", threshold: float = 0.5,
     detach: bool = True,
-    normalise: bool = False,
-) -> torch.Tensor:
+) -> torch.Tensor:  # fmt: skip
     """Cross-entropy of logits (B, K), each sample weighted by how sure the model is of it: P-14 and P-16, a reconstruction.
 
-    ``labels`` (B,) hold 0 to K - 1, or -1 for a sample without label, which is left out; zero, with zero gradient, when none has
-    one. Without ``detach`` the weight is learned too, and whenever p of the true class is the largest and below 1/e the gradient
-    pushes it down. ``normalise`` divides by the sum of weights instead of the number of labelled samples. Raises ValueError when
-    shapes do not fit or a label is out of range.
+    ``labels`` (B,) hold 0 to K - 1, or -1 for a sample without label, which is left out; zero, with zero gradient, when none
+    has one. ``weight`` and ``threshold`` as in ``sample_weights``, ``score`` as in ``uncertainty``. Without ``detach`` the
+    weight is learned too, and whenever p of the true class is the largest and below 1/e the gradient pushes it down. Raises
+    ValueError when shapes do not fit or a label is out of range.
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(f"logits {tuple(logits.shape)} do not fit labels {tuple(labels.shape)}")
-    if len(labels) and (labels.min() < -1 or labels.max() >= logits.shape[1]):
-        raise ValueError(f"labels must lie in 0..{logits.shape[1] - 1}, or be -1 for none, got {labels.tolist()}")
-    known = labels >= 0
-    if not known.any():
-        return logits.sum() * 0.0
-    logits, labels = _full(logits[known]), labels[known]
+    require_labels(labels, logits.shape[1])
+    logits = _full(logits)
+    # P-15, P-16: how uncertain the model is of each sample, and the weight that follows
     weights = sample_weights(uncertainty(logits.softmax(dim=-1), score), weight, threshold)
-    if detach:
-        weights = weights.detach()
-    losses = weights * F.cross_entropy(logits, labels, reduction="none")
-    return losses.sum() / (weights.sum().clamp_min(1e-12) if normalise else len(labels))
+    # P-14, weighted
+    losses = F.cross_entropy(logits, labels.clamp(min=-1), ignore_index=-1, reduction="none")
+    return mean_where((weights.detach() if detach else weights) * losses, labels >= 0)
 
 
 def class_bank(vectors: torch.Tensor, labels: torch.Tensor, classes: int) -> torch.Tensor:
@@ -121,12 +116,10 @@ def distillation_loss(
         raise ValueError(
             f"need logits of one shape and temperature > 0, got {tuple(student.shape)}, {tuple(teacher.shape)}, {temperature}"
         )
-    keep = torch.ones(len(student), dtype=torch.bool, device=student.device) if keep is None else keep
-    if not keep.any():
-        return student.sum() * 0.0
-    target = (_full(teacher.detach()[keep]) / temperature).log_softmax(dim=-1)
-    answer = (_full(student[keep]) / temperature).log_softmax(dim=-1)
-    return temperature**2 * F.kl_div(answer, target, reduction="batchmean", log_target=True)
+    target = (_full(teacher.detach()) / temperature).log_softmax(dim=-1)
+    answer = (_full(student) / temperature).log_softmax(dim=-1)
+    losses = F.kl_div(answer, target, reduction="none", log_target=True).sum(dim=-1)
+    return temperature**2 * (losses.mean() if keep is None else mean_where(losses, keep))
 
 
 def hint_loss(student: torch.Tensor, teacher: torch.Tensor, *, keep: torch.Tensor | None = None) -> torch.Tensor:
@@ -135,42 +128,46 @@ def hint_loss(student: torch.Tensor, teacher: torch.Tensor, *, keep: torch.Tenso
     The mean over the samples that ``keep`` (B,) marks, as in ``distillation_loss``.
     """
     apart = 1 - F.cosine_similarity(_full(student), _full(teacher.detach()), dim=-1)
-    if keep is None:
-        return apart.mean()
-    return apart[keep].mean() if keep.any() else student.sum() * 0.0
+    return apart.mean() if keep is None else mean_where(apart, keep)
 
 
 def choose_theta(
-    unsure: np.ndarray, correct: np.ndarray, rule: str = "accuracy", *, target: float = 0.9, confidence: float = 0.0
+    uncertainties: np.ndarray,
+    correct: np.ndarray,
+    rule: str = "accuracy",
+    *,
+    target: float = 0.9,
+    confidence: float = 0.0,
 ) -> float:
     """The threshold under which answers are kept (u < theta), from validation answers (N,): P-24, a reconstruction.
 
     "accuracy": keep as many as possible with at least ``target`` of them right. "coverage": keep the share ``target``. "youden":
     separate right from wrong best (TPR - FPR). With ``confidence`` above 0, "accuracy" asks that of the lower Clopper-Pearson
-    bound at that level, a step beyond the paper: a threshold picked because it just reaches the target on validation tends
-    to miss it elsewhere. Cases of equal u are kept or referred together. 0.0, which refers everybody, when the target cannot be
-    reached. Raises ValueError for another rule, empty input, NaN or a target outside (0, 1].
+    bound at that level, a step beyond the paper: a threshold that just reaches the target on validation tends to miss it
+    elsewhere. Cases of equal u are kept or referred together. 0.0, which refers everybody, when the target cannot be reached.
+    Raises ValueError for another rule, no answers, NaN or a target outside (0, 1].
     """
-    if rule not in THETA_RULES or not len(unsure) or not 0 < target <= 1:
+    if rule not in THETA_RULES or not len(uncertainties) or not 0 < target <= 1:
         raise ValueError(
             f"need answers, a rule of {', '.join(THETA_RULES)} and 0 < target <= 1, got {rule!r}, {target}"
         )
-    if np.isnan(unsure).any():
-        raise ValueError(f"{int(np.isnan(unsure).sum())} of {len(unsure)} uncertainties are NaN")
-    levels, place = np.unique(unsure, return_inverse=True)
+    if missing := int(np.isnan(uncertainties).sum()):
+        raise ValueError(f"{missing} of {len(uncertainties)} uncertainties are NaN")
+    # how many are kept, and how many of them are right, when all up to each level are kept
+    levels, place = np.unique(uncertainties, return_inverse=True)
     kept = np.cumsum(np.bincount(place))
     right = np.cumsum(np.bincount(place, weights=np.asarray(correct, dtype=float)))
     if rule == "coverage":
-        good = kept >= target * len(unsure) - 1e-9
-        last = int(np.argmax(good))
+        last = int(np.argmax(kept >= target * len(uncertainties) - 1e-9))
     elif rule == "youden":
         wrong = kept - right
         last = int(np.argmax(right / max(right[-1], 1) - wrong / max(wrong[-1], 1)))
     else:
-        good = _lower_bound(right, kept, confidence) >= target
-        if not good.any():
+        good = np.flatnonzero(_lower_bound(right, kept, confidence) >= target)
+        if not good.size:
             return 0.0
-        last = int(np.flatnonzero(good)[-1])
+        last = int(good[-1])
+    # half-way to the next level
     above = levels[last + 1] if last + 1 < len(levels) else 1.0 + levels[last]
     return float((levels[last] + above) / 2)
 
@@ -197,5 +194,5 @@ def triage(probabilities: np.ndarray, theta: float, kind: str = "max") -> Triage
 
     A case that lies on the threshold is referred.
     """
-    unsure = uncertainty(torch.as_tensor(probabilities), kind).cpu().numpy()
-    return Triage(np.asarray(probabilities).argmax(axis=1), unsure, unsure < theta)
+    found = uncertainty(torch.as_tensor(probabilities), kind).cpu().numpy()
+    return Triage(np.asarray(probabilities).argmax(axis=1), found, found < theta)

@@ -59,11 +59,10 @@ def from_official(
     state = _official_state(path, trust)
     try:
         sizes = _official_sizes(state, text_heads, decoder_heads)
-        temperature = 1 / float(state["logit_multiplier"])
         words = _official_tokenizer(tokenizer, len(state["text_encoder.bert.embeddings.word_embeddings.weight"]))
-    except (KeyError, ZeroDivisionError) as error:
+    except KeyError as error:
         raise ValueError(f"{path} is not an official MaCo checkpoint: missing {error.args[0]}") from error
-    config = MaCoConfig(**sizes, weighting="split", lam=None, text_projection=False, temperature=temperature)
+    config = MaCoConfig(**sizes, weighting="split", lam=None, text_projection=False)
     system = MaCo(words, config)
     own = {name: tensor for name, tensor in system.state_dict().items() if name not in ("weight_trace", "steps_seen")}
     require_fit(state, own, path, "MaCo")

@@ -34,7 +34,7 @@ def from_official(
     """The authors' checkpoint as a MedFILIP of ours: ResNet-50, CLIP's text tower, and the choices of the released code.
 
     ``tokenizer`` is CLIP's, fetched when not given; ``categories`` are by default the 61 explained ones; ``grey`` is the mean
-    and spread of the training images in [0, 1], which the file does not hold. ``trust`` allows a file that holds more than
+    and standard deviation of the training images in [0, 1], which the file does not hold. ``trust`` allows a file that holds more than
     tensors (a pickle can run code: only for a file you know). Raises ValueError listing every name that is missing, unexpected
     or of another shape.
     """

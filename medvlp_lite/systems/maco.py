@@ -14,7 +14,6 @@ from torch import nn
 
 from medvlp_lite.components.contrastive import cosine_matrix, gather_pairs
 from medvlp_lite.components.masked_contrastive import (
-    WEIGHTINGS,
     ImportanceScore,
     importance,
     patch_weights,
@@ -42,8 +41,9 @@ from medvlp_lite.studies import Batch, Finding
 from medvlp_lite.systems.base import LossTerms, Query, System
 
 TRACE_ROWS = 32
+TEMPERATURE = 0.03  # where the learned one starts
 TAU_W, SIGMA = 0.02, 1.5  # of heat maps: temperature of the weight map and smoothing in cells, the paper's choice
-CHOICES = {"weighting": (*WEIGHTINGS, "arxiv"), "text_pool": ("pooler", "cls", "mean")}
+CHOICES = {"weighting": ("joint", "split", "arxiv", "none"), "text_pool": ("pooler", "mean")}
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,11 @@ class MaCoConfig:
     contrastive: bool = True  # False trains the reconstruction alone
     mask_ratio: float = 0.5  # share of patches that are hidden
     block: int = 1  # patches are hidden in squares of this side
-    weighting: str = "joint"  # how importance enters the contrast (M-8); "arxiv" is M-v1, "none" plain InfoNCE
+    weighting: str = "joint"  # how importance enters (M-8): "joint" (paper), "split" (code), "arxiv" (M-v1), "none"
     lam: float | None = (
-        0.9  # weight of the reconstruction, 1 - lam of the contrast (M-9); None adds them, as the released code
+        0.9  # lambda of M-9, the share of the reconstruction; None adds both losses, as the released code
     )
-    temperature: float = 0.03  # where the learned temperature starts
-    text_pool: str = "pooler"  # the report's vector: "pooler" (released code), "cls" (paper) or "mean" of the tokens
+    text_pool: str = "pooler"  # the report's vector: BERT's "pooler" (released code) or the "mean" of the tokens
     text_projection: bool = True  # from the text's width to ``dim``; the released code has none
     score_rate: float = 1.0  # factor on the learning rate of the importance score
     trace_every: int = 0  # keep the score's weights every so many steps; once 32 are kept, every other one goes
@@ -76,10 +75,10 @@ class MaCoConfig:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
-        if not 0 <= self.mask_ratio < 1 or self.temperature <= 0 or self.image_size % self.downsample:
+        if not 0 <= self.mask_ratio < 1 or self.image_size % self.downsample:
             raise ValueError(
-                "need 0 <= mask_ratio < 1, temperature > 0 and image_size a multiple of downsample, "
-                f"got {self.mask_ratio}, {self.temperature}, {self.image_size} and {self.downsample}"
+                "need 0 <= mask_ratio < 1 and image_size a multiple of downsample, "
+                f"got {self.mask_ratio}, {self.image_size} and {self.downsample}"
             )
 
 
@@ -106,25 +105,20 @@ class MaCo(System):
         self.text_pooler = nn.Linear(text_width, text_width)
         self.text_projection = nn.Linear(text_width, config.dim) if config.text_projection else nn.Identity()
         self.importance_score = ImportanceScore(self.patches)
-        self.logit_multiplier = nn.Parameter(torch.tensor(1 / config.temperature))
+        self.logit_multiplier = nn.Parameter(torch.tensor(1 / TEMPERATURE))
         rows = TRACE_ROWS if config.trace_every else 0
         self.register_buffer("weight_trace", torch.full((rows, self.patches), torch.nan))
         self.register_buffer("steps_seen", torch.zeros((), dtype=torch.long))
-        self._freeze_unused()
-
-    def _freeze_unused(self) -> None:
-        """What no term of the loss reaches asks for no gradient, else several processes cannot train."""
-        config = self.config
-        unused: list[nn.Module] = [] if config.text_pool == "pooler" else [self.text_pooler]
-        if not config.contrastive or config.weighting in ("none", "loss"):
-            unused.append(self.importance_score)
-        if not config.contrastive:
-            unused += [self.image_projection, self.text_encoder, self.text_pooler, self.text_projection]
-            self.logit_multiplier.requires_grad_(False)
-        elif config.lam == 0:
-            unused.append(self.decoder)
-        for part in unused:
+        for part in self._unused():
             part.requires_grad_(False)
+
+    def _unused(self) -> list[nn.Module | nn.Parameter]:
+        """What no term of the loss reaches; were it to ask for a gradient, several processes could not train."""
+        if not self.config.contrastive:
+            texts = [self.text_encoder, self.text_pooler, self.text_projection]
+            return [*texts, self.image_projection, self.importance_score, self.logit_multiplier]
+        pooler = [self.text_pooler] if self.config.text_pool == "mean" else []
+        return pooler + ([self.importance_score] if self.config.weighting == "none" else [])
 
     def lr_multipliers(self) -> dict[str, float]:
         return {"importance_score.": self.config.score_rate}
@@ -152,27 +146,27 @@ class MaCo(System):
         return {"pad": self.tokenizer.pad_id, "start": self.tokenizer.start_id, "end": self.tokenizer.end_id}
 
     def compute_loss(self, batch: Batch) -> LossTerms:
-        self._trace()
         config, images, grid = self.config, batch.images, self.image_encoder.grid
+        if self.training and config.trace_every:
+            self._trace()
         # M-1: encode the visible patches alone
         small = shrink(images, config.downsample)
         visible = random_masking(len(images), grid, config.mask_ratio, block=config.block, device=images.device)
-        seen = position_map(visible, self.patches)
+        visible_map = position_map(visible, self.patches)
         tokens = self.image_encoder(small, visible, class_token=True)
-        terms, weights = {}, {}
-        if not config.contrastive or config.lam != 0:
-            # M-2, M-3: reconstruct the hidden ones
-            target = standardise(images if config.hr else small).expand(-1, config.channels, -1, -1)
-            predicted = self.decoder(tokens, visible)
-            terms["reconstruction"] = reconstruction_loss(predicted, patchify(target, self.target_patch), seen)
-        if config.contrastive:
-            # M-4 to M-8: contrast the visible part with some of the report's sentences
-            ids = sample_sentences(batch.inputs["sentence_ids"], config.max_length, **self._marks)
-            vectors = self.image_projection(tokens[:, 1:]).mean(dim=1)
-            terms["contrastive"] = self.contrast(vectors, self._text_features(ids), self.importance_score(seen))
-            if config.lam is not None:  # M-9
-                weights = {"reconstruction": config.lam, "contrastive": 1 - config.lam}
-        return LossTerms(terms, weights)
+        # M-2, M-3: reconstruct the hidden ones
+        target = standardise(images if config.hr else small).expand(-1, config.channels, -1, -1)
+        predicted = self.decoder(tokens, visible)
+        terms = {"reconstruction": reconstruction_loss(predicted, patchify(target, self.target_patch), visible_map)}
+        if not config.contrastive:
+            return LossTerms(terms)
+        # M-4 to M-8: contrast the visible part with some of the report's sentences
+        ids = sample_sentences(batch.inputs["sentence_ids"], config.max_length, **self._marks)
+        vectors = self.image_projection(tokens[:, 1:].mean(dim=1))
+        terms["contrastive"] = self.contrast(vectors, self._text_features(ids), self.importance_score(visible_map))
+        # M-9
+        lam = config.lam
+        return LossTerms(terms, {} if lam is None else {"reconstruction": lam, "contrastive": 1 - lam})
 
     def contrast(self, images: torch.Tensor, texts: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """The contrastive term from image vectors (B, d), text vectors (B, d) and raw scores (B,), over all processes.
@@ -186,42 +180,40 @@ class MaCo(System):
                 return v1_alignment(logits, scores, 1.0)
             return weighted_info_nce(logits, importance(scores), 1.0, weighting=weighting)
 
+    @torch.no_grad()
     def _trace(self) -> None:
-        if not (self.training and self.config.trace_every):
-            return
-        step = int(self.steps_seen)
-        stride, half = self._stride(step), TRACE_ROWS // 2
-        if step and stride != self._stride(step - 1):  # full: every other row goes
-            self.weight_trace[:half] = self.weight_trace[::2].clone()
-            self.weight_trace[half:] = torch.nan
-        if step % stride == 0:
-            self.weight_trace[step // stride] = self.importance_score.weight.detach()[0]
+        """Keep the score's weights if this step's are to be kept; all on the device, so that a GPU is not waited for."""
+        step, trace, device = self.steps_seen, self.weight_trace, self.steps_seen.device
+        full_at = self.config.trace_every * TRACE_ROWS * 2 ** torch.arange(32, device=device)
+        thinned = torch.cat([trace[::2], torch.full_like(trace[: TRACE_ROWS // 2], torch.nan)])
+        trace = torch.where((step == full_at).any(), thinned, trace)
+        interval = self.config.trace_every * 2 ** (step >= full_at).sum()
+        here = (torch.arange(TRACE_ROWS, device=device) == step // interval) & (step % interval == 0)
+        self.weight_trace.copy_(torch.where(here.unsqueeze(1), self.importance_score.weight, trace))
         self.steps_seen += 1
-
-    def _stride(self, step: int) -> int:
-        stride = self.config.trace_every
-        while step >= stride * TRACE_ROWS:
-            stride *= 2
-        return stride
 
     def weights_by_step(self) -> dict[int, torch.Tensor]:
         """The FC layer's weights (N,) at the training steps of the trace and now."""
-        if not self.config.trace_every:
-            return {int(self.steps_seen): self.importance_score.weight.detach()[0]}
-        stride = self._stride(max(int(self.steps_seen) - 1, 0))
-        kept = {row * stride: weights for row, weights in enumerate(self.weight_trace) if not weights.isnan().any()}
-        return {**kept, int(self.steps_seen): self.importance_score.weight.detach()[0]}
+        steps, interval = int(self.steps_seen), self.config.trace_every
+        while steps > interval * TRACE_ROWS > 0:
+            interval *= 2
+        kept = zip(range(0, steps, interval), self.weight_trace) if interval else ()
+        return {**dict(kept), steps: self.importance_score.weight.detach()[0]}
 
     def local_features(self, images: torch.Tensor) -> torch.Tensor:
         """Tokens of all patches before projection (B, h, w, C), nothing masked."""
-        return self.image_encoder(self._small(images)).permute(0, 2, 3, 1)
+        return self.image_features(images).permute(0, 2, 3, 1)
+
+    def image_features(self, images: torch.Tensor) -> torch.Tensor:
+        return self.image_encoder(self._small(images))
 
     def _small(self, images: torch.Tensor) -> torch.Tensor:
         side = self.image_encoder.grid * self.image_encoder.stride
         return images if images.shape[-1] == side else shrink(images, self.config.downsample)
 
-    def image_features(self, images: torch.Tensor) -> torch.Tensor:
-        return self.local_features(images).permute(0, 3, 1, 2)
+    def image_vectors(self, images: torch.Tensor) -> torch.Tensor:
+        """Image vectors (B, d) from all patches, not normalised: M-7."""
+        return self.image_projection(self.image_features(images).mean(dim=(2, 3)))
 
     def text_features(self, texts: Sequence[str]) -> torch.Tensor:
         """Text vectors (len(texts), d), not normalised: M-7."""
@@ -229,32 +221,35 @@ class MaCo(System):
 
     def _text_features(self, ids: torch.Tensor) -> torch.Tensor:
         tokens, mask = self.text_encoder.encode(ids)
-        pool = self.config.text_pool
-        pooled = masked_mean(tokens, mask) if pool == "mean" else tokens[:, 0]
-        return self.text_projection(self.text_pooler(pooled).tanh() if pool == "pooler" else pooled)
+        if self.config.text_pool == "mean":
+            return self.text_projection(masked_mean(tokens, mask))
+        return self.text_projection(self.text_pooler(tokens[:, 0]).tanh())
 
     def embed_images(self, images: torch.Tensor) -> torch.Tensor:
-        return F.normalize(self.image_projection(self.local_features(images).mean(dim=(1, 2))), dim=-1)
+        return F.normalize(self.image_vectors(images), dim=-1)
 
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
         return F.normalize(self.text_features(texts), dim=-1)
 
     def prompts(self, queries: Sequence[Query]) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean text vectors of what affirms and of what denies each query, (Q, d) each; zero where nothing denies."""
-        sides = []
-        for texts in ([query.positive for query in queries], [query.negative for query in queries]):
-            known = {text: place for place, text in enumerate(dict.fromkeys(sum(texts, ())))}
-            vectors = self.text_features(list(known)) if known else self.logit_multiplier.new_zeros(0)
-            zero = self.image_projection.weight.new_zeros(self.image_projection.out_features)
-            if known and vectors.shape[-1] != len(zero):
-                raise ValueError(f"texts have {vectors.shape[-1]} numbers, images {len(zero)}: they cannot be compared")
-            sides.append(torch.stack([vectors[[known[t] for t in own]].mean(dim=0) if own else zero for own in texts]))
-        return sides[0], sides[1]
+        texts = list(dict.fromkeys(text for query in queries for text in (*query.positive, *query.negative)))
+        vectors = self.text_features(texts)
+        images, width = self.image_projection.out_features, vectors.shape[-1]
+        if width != images:
+            raise ValueError(f"texts have {width} numbers, images {images}: they cannot be compared")
+        known = dict(zip(texts, vectors))
+        positive, negative = (
+            torch.stack(
+                [sum(known[text] for text in own) / max(1, len(own)) + vectors.new_zeros(width) for own in side]
+            )
+            for side in ([query.positive for query in queries], [query.negative for query in queries])
+        )
+        return positive, negative
 
     def score(self, images: torch.Tensor, queries: Sequence[Query]) -> torch.Tensor:
         """The probability of M-11, (B, Q)."""
-        vectors = self.image_projection(self.local_features(images).mean(dim=(1, 2)))
-        return zero_shot_probability(vectors, *self.prompts(queries))
+        return zero_shot_probability(self.image_vectors(images), *self.prompts(queries))
 
     def heatmap(self, images: torch.Tensor, queries: Sequence[Query]) -> torch.Tensor:
         """Maps (B, Q, h, w) of M-10 for the difference of what affirms and what denies, smoothed, not yet upsampled."""
@@ -262,12 +257,7 @@ class MaCo(System):
         return self.ground(images, positive - negative)
 
     def ground(
-        self,
-        images: torch.Tensor,
-        texts: torch.Tensor,
-        *,
-        tau_w: float | None = TAU_W,
-        sigma: float = SIGMA,
+        self, images: torch.Tensor, texts: torch.Tensor, *, tau_w: float | None = TAU_W, sigma: float = SIGMA
     ) -> torch.Tensor:
         """Maps (B, Q, h, w) of text vectors (Q, d), equation M-10.
 
@@ -279,8 +269,7 @@ class MaCo(System):
 
     def view(self, images: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         """Image vectors (B, d) from the visible patches (B, Ns) alone, not normalised."""
-        tokens = self.image_encoder(self._small(images), visible)
-        return self.image_projection(tokens).mean(dim=1)
+        return self.image_projection(self.image_encoder(self._small(images), visible).mean(dim=1))
 
     def reconstruct(self, images: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         """What the decoder reconstructs from the visible patches (B, Ns) alone, in standardised grey (B, channels, H, W).

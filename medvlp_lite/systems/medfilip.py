@@ -56,9 +56,7 @@ class MedFILIPConfig:
     use_ssm: bool = True  # False: Y holds 0 and 1, by ``hard_labels``
     use_iki: bool = True  # False: categories are not explained
     hard_labels: str = "category"  # labels of one "category" or of one "text" count as equal
-    similarity_model: str = (
-        "reports"  # "reports" (ours), "words", "ontology", "clinicalbert" (paper), "mpnet" (code), a hub name
-    )
+    similarity_model: str = "reports"  # or "words", "ontology", "clinicalbert" (paper), "mpnet" (code), a hub name
     centre_similarity: bool = True  # take the mean label away from the vectors of a text model
     same_category_only: bool = False  # no similarity across categories, as the released code has it
     clamp_min: float | None = 0.0  # smallest similarity; None leaves negative ones
@@ -81,10 +79,8 @@ class MedFILIP(System):
     def __init__(self, tokenizer: ReportTokenizer, config: MedFILIPConfig):
         super().__init__(tokenizer, config)
         self.image_encoder = image_encoder(config.image_encoder, config.image_size)
-        clip = config.text_encoder == "clip"
-        self.text_encoder = (
-            CLIPText(tokenizer) if clip else TextEncoder(tokenizer, config.text_encoder, config.max_length)
-        )
+        clip, variant = config.text_encoder == "clip", config.text_encoder
+        self.text_encoder = CLIPText(tokenizer) if clip else TextEncoder(tokenizer, variant, config.max_length)
         self.image_projection = nn.Linear(self.image_encoder.width, config.dim)
         self.text_projection = nn.Linear(self.text_encoder.width, config.dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / TEMPERATURE)))
@@ -130,43 +126,38 @@ class MedFILIP(System):
 
     def labels_of(self, reports: Sequence[str], findings: Sequence[tuple[Finding, ...]]) -> list[tuple[Label, ...]]:
         """The structured labels of each study (F-1); none where nothing is stated as present."""
-        categories = self.config.categories
-        if self.config.triplets == "truth":
-            return [true_labels(stated, categories) for stated in findings]
-        return [reported_labels(report, categories) for report in reports]
+        read, stated = (true_labels, findings) if self.config.triplets == "truth" else (reported_labels, reports)
+        return [read(study, self.config.categories) for study in stated]
 
     def compute_loss(self, batch: Batch) -> LossTerms:
+        # F-6: images; F-7: their cosines with all texts of the batch; F-5, F-12: what these should be
         images = gather_pairs(self.embed_images(batch.images))
         if self.config.use_entities:
             owned = _gather_lists(batch.inputs["labels"])
-            cosine, labels = self._label_cosine(images, owned), self.label_matrix(owned)
+            cosine, labels = self._label_cosine(images, self.labels.rows_of(owned)), self.label_matrix(owned)
         else:
             cosine = cosine_matrix(images, gather_pairs(self.embed_token_ids(batch.inputs["token_ids"])))
             labels = soft.identity_labels(torch.arange(len(images)), len(images))
+        # F-8
         return LossTerms(soft.itm_terms(cosine, labels.to(cosine), self.logit_scale.exp(), mse_on=self.config.mse_on))
 
-    def _label_cosine(self, images: torch.Tensor, owned: Sequence[tuple[Label, ...]]) -> torch.Tensor:
-        """F-7, (N, M): every text is encoded once, however often it stands in the batch."""
-        numbers, columns = self.labels.texts_of(owned).unique(return_inverse=True)
-        some = numbers if len(numbers) else torch.zeros(1, dtype=torch.long)  # else encoders would have no gradient
-        texts = self.embed_token_ids(self.labels.token_ids[some].to(self.device))
-        return cosine_matrix(images, texts)[:, columns] + 0 * self.logit_scale
+    def _label_cosine(self, images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """F-7 for images (N, d) and labels ``rows`` (M,): (N, M). Every text is encoded once, however often it stands there."""
+        texts, columns = self.labels.text_of[rows].unique(return_inverse=True)
+        some = texts if len(texts) else torch.zeros(1, dtype=torch.long)  # else encoders would have no gradient
+        vectors = self.embed_token_ids(self.labels.token_ids[some].to(self.device))
+        return cosine_matrix(images, vectors)[:, columns.to(images.device)] + 0 * self.logit_scale
 
     def label_matrix(self, owned: Sequence[tuple[Label, ...]]) -> torch.Tensor:
-        """What each of N images should score with each of the M labels of a batch: (N, M), F-5 or F-12."""
+        """What each of N images should score with each of the M labels of a batch: (N, M) on the CPU, F-5 or F-12."""
         config, rows = self.config, self.labels.rows_of(owned)
-        owners = torch.tensor([i for i, row in enumerate(owned) for _ in row], dtype=torch.long)
-        categories = self.labels.categories[rows]
+        owners = torch.arange(len(owned)).repeat_interleave(torch.tensor([len(row) for row in owned]))
+        categories = self.labels.category_of[rows]
         if not config.use_ssm:
             groups = categories if config.hard_labels == "category" else self.labels.text_of[rows]
             return soft.multi_hot_labels(owners, groups, len(owned))
-        return soft.similarity_labels(
-            self.labels.similarity[rows][:, rows],
-            owners,
-            len(owned),
-            categories=categories if config.same_category_only else None,
-            clamp_min=config.clamp_min,
-        )
+        similarity, gate = self.labels.similarity[rows][:, rows], categories if config.same_category_only else None
+        return soft.similarity_labels(similarity, owners, len(owned), categories=gate, clamp_min=config.clamp_min)
 
     def label_similarity(self, labels: Sequence[Label]) -> torch.Tensor:
         """How alike the similarity model finds structured labels: (M, M), 1 on the diagonal (first half of F-5)."""
@@ -197,10 +188,9 @@ class MedFILIP(System):
         if not self.config.use_entities:
             return torch.stack([self._contrast(query) for query in queries])
         known = self.config.categories
-        texts = [
-            self.wording(Label(None, None, q.name)) if q.name in known else q.description or q.name for q in queries
-        ]
-        return self.embed_texts(texts)
+        return self.embed_texts(
+            [self.wording(Label(None, None, q.name)) if q.name in known else q.description or q.name for q in queries]
+        )
 
     def _contrast(self, query: Query) -> torch.Tensor:
         positive = self.embed_texts(query.positive or (query.description or query.name,)).mean(dim=0)
@@ -229,7 +219,7 @@ class LabelTable:
     def __init__(self, system: MedFILIP):
         self._system = (system,)  # in a tuple: the system is no part of its own table
         self.place: dict[Label, int] = {}
-        self.categories = self.text_of = torch.zeros(0, dtype=torch.long)  # numbers of each label's category and text
+        self.category_of = self.text_of = torch.zeros(0, dtype=torch.long)  # numbers of each label's category and text
         self.similarity = torch.zeros(0, 0)
         self.token_ids = system.text_encoder.ids(["."])  # (texts, pieces)
 
@@ -241,7 +231,7 @@ class LabelTable:
         system = self._system[0]
         self.place.update({label: len(self.place) + i for i, label in enumerate(new)})
         texts = [system.wording(label) for label in self.place]
-        self.categories = _numbered([label.category for label in self.place])
+        self.category_of = _numbered([label.category for label in self.place])
         self.text_of = 1 + _numbered(texts)
         self.token_ids = system.text_encoder.ids([".", *dict.fromkeys(texts)])
         if system.config.use_ssm:
@@ -250,10 +240,6 @@ class LabelTable:
     def rows_of(self, owned: Sequence[tuple[Label, ...]]) -> torch.Tensor:
         """The numbers (M,) of all labels of a batch, study by study. Raises KeyError for a label that was never added."""
         return torch.tensor([self.place[label] for row in owned for label in row], dtype=torch.long)
-
-    def texts_of(self, owned: Sequence[tuple[Label, ...]]) -> torch.Tensor:
-        """The numbers (M,) of the texts of all labels of a batch."""
-        return self.text_of[self.rows_of(owned)]
 
 
 def _numbered(names: Sequence[str]) -> torch.Tensor:

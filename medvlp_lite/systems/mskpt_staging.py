@@ -85,33 +85,26 @@ class MSKPTStaging(System):
         """Start from a stage-1 system: its image encoder is copied, its answers become the teacher, its features the banks.
 
         The banks come from the labelled studies of ``dataset`` (P-18, P-19); with ``descriptions``, one text per stage, the
-        text bank holds those instead. The teacher itself, not a copy, is put in evaluation mode and frozen. Raises ValueError when
-        its vectors have another width, or a stage has no labelled study.
+        text bank holds those instead. The teacher itself, not a copy, is put in evaluation mode and frozen. Raises ValueError
+        when its vectors have another width, or a stage has no labelled study.
         """
         missing = [name for k, name in enumerate(STAGES) if not (dataset.stages == k).any()]
         if missing:
             raise ValueError(f"no labelled study of {', '.join(missing)}: label at least one of each stage")
+        labelled = dataset.subset([i for i, stage in enumerate(dataset.stages) if stage >= 0])
+        stages, images = torch.from_numpy(labelled.stages), torch.from_numpy(labelled.images).unsqueeze(1)
+        text_stages = stages if descriptions is None else torch.arange(len(descriptions))
+        texts = list(descriptions or map(findings_text, labelled.reports))
         teacher = teacher.eval().requires_grad_(False)
         self.image_encoder.load_state_dict(teacher.image_encoder.state_dict())
-        labelled = [i for i, stage in enumerate(dataset.stages) if stage >= 0]
-        stages, classes = torch.from_numpy(dataset.stages[labelled]), len(STAGES)
-        images = torch.from_numpy(dataset.images[labelled]).unsqueeze(1)
-        reports = [findings_text(dataset.studies[i].report) for i in labelled]
         with torch.no_grad():
-            chunks = range(0, len(labelled), 64)
-            seen = [teacher.embed_images(images[i : i + 64].to(teacher.device).float() / 255).cpu() for i in chunks]
-            said = [teacher.embed_texts(reports[i : i + 64]).cpu() for i in chunks] if descriptions is None else []
-            text = (
-                class_bank(torch.cat(said), stages, classes) if said else teacher.embed_texts(list(descriptions or ()))
-            )
-        data = class_bank(torch.cat(seen), stages, classes)
-        for name, bank in (("text", text), ("data", data)):
-            if bank.shape != self.text_bank.shape:
-                raise ValueError(
-                    f"the {name} bank is {tuple(bank.shape)}, not {tuple(self.text_bank.shape)}; set width"
-                )
-        self.text_bank.copy_(text)
-        self.data_bank.copy_(data)
+            of_texts = [teacher.embed_texts(texts[i : i + 64]).cpu() for i in range(0, len(texts), 64)]
+            of_images = [teacher.embed_images(part.to(teacher.device).float() / 255).cpu() for part in images.split(64)]
+        for name, vectors, labels in (("text", of_texts, text_stages), ("data", of_images, stages)):
+            bank, own = class_bank(torch.cat(vectors), labels, len(STAGES)), getattr(self, f"{name}_bank")
+            if bank.shape != own.shape:
+                raise ValueError(f"the {name} bank is {tuple(bank.shape)}, not {tuple(own.shape)}; set width")
+            own.copy_(bank)
         self._teacher = (teacher,)  # in a tuple: not a part of what is trained and saved
         return self
 
@@ -126,12 +119,15 @@ class MSKPTStaging(System):
     def compute_loss(self, batch: Batch) -> LossTerms:
         config = self.config
         images = strong_augment(batch.images) if self.training else batch.images
-        self.steps_seen += self.training
-        plain = self.training and config.patience and self.steps_seen <= config.patience
         features = self.features(images)
-        # P-16: labelled samples count by how certain the answer is
-        weight = "none" if plain else config.weight
-        terms = {"labels": weighted_cross_entropy(self.head(features), batch.stages, weight=weight, threshold=THETA)}
+        # P-16: labelled samples count by how certain the answer is, after ``patience`` steps
+        logits = self.head(features)
+        labels = weighted_cross_entropy(logits, batch.stages, weight=config.weight, threshold=THETA)
+        if self.training:
+            self.steps_seen += 1
+            plain = weighted_cross_entropy(logits, batch.stages, weight="none")
+            labels = torch.where(self.steps_seen <= config.patience, plain, labels)  # without waiting for a GPU
+        terms = {"labels": labels}
         if config.taught:
             terms |= self._distil(self.project(features), batch.images)
         return LossTerms(terms, {"text": config.text_weight, "data": config.data_weight})
@@ -150,8 +146,8 @@ class MSKPTStaging(System):
         if config.text_weight:  # P-20
             terms["text"] = distillation_loss(bank_logits(student, self.text_bank, SCALE), answers, keep=keep)
         if config.data_weight:  # P-19
-            seen = (bank_logits(vectors, self.data_bank, SCALE) for vectors in (student, teacher))
-            terms["data"] = distillation_loss(*seen, keep=keep)
+            own, taught = (bank_logits(vectors, self.data_bank, SCALE) for vectors in (student, teacher))
+            terms["data"] = distillation_loss(own, taught, keep=keep)
         return terms
 
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:

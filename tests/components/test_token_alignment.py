@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from medvlp_lite.components.contrastive import info_nce
 from medvlp_lite.components.prototype_alignment import same_class
 from medvlp_lite.components.token_alignment import (
-    attended_contexts,
     batch_token_alignment,
     clipped_attention,
     grouping_weights,
@@ -126,13 +125,21 @@ def test_weights_sum_to_one_and_bad_input_is_named():
         grouping_weights(units(1, 2, 3), torch.zeros(1, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match="do not fit"):
         token_alignment(units(3, 4, 6), units(3, 5, 7), MASK)
-    with pytest.raises(ValueError, match="no word"):
+    with pytest.raises(ValueError, match="no token at all"):
         batch_token_alignment(units(3, 4, 6), units(3, 5, 6), MASK & False)
 
 
-def test_attended_contexts_have_length_one():
-    contexts = attended_contexts(units(2, 3, 6), units(2, 4, 6, seed=1), temperature=0.5)
-    assert torch.allclose(contexts.norm(dim=-1), torch.ones(2, 3, dtype=torch.float64))
+def test_single_precision_holds_the_least_temperature_and_a_lower_one_is_refused():
+    patches, words = units(3, 4, 6), units(3, 5, 6, seed=1)
+    exact = token_alignment(patches, words, MASK, temperature=0.025).item()
+    assert token_alignment(patches.float(), words.float(), MASK, temperature=0.025).item() == pytest.approx(
+        exact, rel=1e-4
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        half = token_alignment(patches.float(), words.float(), MASK, temperature=0.025)
+    assert half.item() == pytest.approx(exact, rel=1e-4), "in full precision whatever the training's"
+    with pytest.raises(ValueError, match=r"at least 0\.025, got 0\.02"):
+        token_alignment(patches, words, MASK, temperature=0.02)
 
 
 def slow_batch(patches, words, mask, positives, compete, scales=(4.0, 5.0, 10.0)):

@@ -29,8 +29,8 @@ def test_scores_have_their_ranges_and_their_limits(classes):
         us.uncertainty(torch.ones(3, 1))
 
 
-def slow_weighted(logits, labels, weight, score, normalise, threshold):
-    losses, weights = [], []
+def slow_weighted(logits, labels, weight, score, threshold):
+    losses = []
     for row, label in zip(logits.tolist(), labels.tolist()):
         if label < 0:
             continue
@@ -46,18 +46,16 @@ def slow_weighted(logits, labels, weight, score, normalise, threshold):
         w = {"linear": 1 - u, "gate": float(u <= threshold), "exp": math.exp(-u), "focal_like": 1 + u, "none": 1.0}[
             weight
         ]
-        weights.append(w)
         losses.append(-w * math.log(p[label]))
-    return sum(losses) / (sum(weights) if normalise else len(losses))
+    return sum(losses) / len(losses)
 
 
 @pytest.mark.parametrize("weight", us.WEIGHTS)
 @pytest.mark.parametrize("score", us.SCORES)
-@pytest.mark.parametrize("normalise", [False, True])
-def test_weighted_cross_entropy_equals_the_loop(weight, score, normalise):
+def test_weighted_cross_entropy_equals_the_loop(weight, score):
     logits, labels = 2 * draw(40, 4), torch.arange(40) % 5 - 1
-    value = us.weighted_cross_entropy(logits, labels, weight=weight, score=score, threshold=0.6, normalise=normalise)
-    assert value.item() == pytest.approx(slow_weighted(logits, labels, weight, score, normalise, 0.6), rel=1e-6)
+    value = us.weighted_cross_entropy(logits, labels, weight=weight, score=score, threshold=0.6)
+    assert value.item() == pytest.approx(slow_weighted(logits, labels, weight, score, 0.6), rel=1e-6)
 
 
 def gradient(p_true, detach):
@@ -93,13 +91,6 @@ def test_samples_without_label_do_not_count_and_none_at_all_is_zero():
         us.weighted_cross_entropy(logits, labels + 2)
     with pytest.raises(ValueError, match="weight must be one of"):
         us.sample_weights(torch.zeros(2), "square")
-
-
-def test_a_gate_that_refuses_everything_is_safe_when_normalised():
-    value = us.weighted_cross_entropy(
-        torch.zeros(3, 4), torch.zeros(3, dtype=torch.long), weight="gate", threshold=0.1, normalise=True
-    )
-    assert value.item() == 0
 
 
 def test_class_bank_is_the_mean_direction_of_each_class():
@@ -144,12 +135,6 @@ def test_distillation_teaches_the_student_where_the_gate_is_open():
         us.distillation_loss(student, teacher, temperature=0)
 
 
-def test_hint_loss_is_one_minus_cosine():
-    assert us.hint_loss(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[0.0, 1.0], [0.0, 1.0]])).item() == 0.5
-    vectors = draw(5, 8)
-    assert us.hint_loss(vectors, 3 * vectors).item() == pytest.approx(0, abs=1e-6)
-
-
 def test_strong_augmentation_differs_per_image_and_keeps_shape_and_range():
     torch.manual_seed(0)
     images = torch.rand(1, 1, 32, 40).expand(6, 1, 32, 40)
@@ -160,6 +145,14 @@ def test_strong_augmentation_differs_per_image_and_keeps_shape_and_range():
     assert torch.equal(augment.strong_augment(images, 0.0), images)
     weak = augment.strong_augment(images, 0.02)
     assert (weak - images).abs().mean() < (strong - images).abs().mean() / 2
+
+
+def test_hint_loss_is_one_minus_cosine_of_those_that_are_kept():
+    student, teacher = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+    assert us.hint_loss(student, teacher).item() == 0.5
+    assert us.hint_loss(student, teacher, keep=torch.tensor([True, False])).item() == 1
+    vectors = draw(5, 8)
+    assert us.hint_loss(vectors, 3 * vectors).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_theta_by_accuracy_keeps_the_most_that_reach_the_target():

@@ -56,7 +56,7 @@ def test_wording_follows_the_switches():
     assert build(template="code").wording(Label(None, None, "pleural thickening")) == "pleural thickening"
 
 
-def test_the_label_matrix_of_each_rung(batch):
+def test_the_label_matrix_of_each_row_of_the_ablation(batch):
     owned = [(MILD,), (SEVERE, Label(None, None, "nodule")), ()]
 
     def rows(**options):
@@ -94,7 +94,7 @@ def test_the_loss_is_the_formula(batch):
 
 
 @pytest.mark.parametrize("options", [{}, {"use_entities": False}, {"use_ssm": False}, {"triplets": "truth"}, {"mse_on": "scaled"}])  # fmt: skip
-def test_every_rung_trains_both_encoders(options, batch):
+def test_every_row_of_the_ablation_trains_both_encoders(options, batch):
     system = build(**options).train()
     losses = system.loss(batch)
     losses.total.backward()
@@ -166,7 +166,6 @@ TWO_PROCESSES = """
 import torch, torch.distributed as dist
 from test_medfilip import REPORTS, build
 from conftest import made_up_studies
-from processes import run_two_processes
 from medvlp_lite.studies import StudyDataset, collate
 dist.init_process_group("gloo")
 rank, data = dist.get_rank(), StudyDataset(made_up_studies(8), size=32)
@@ -204,9 +203,9 @@ def test_a_table_of_labels_grows_and_says_the_same_of_each():
     for label in labels:
         parts.labels.add([label])
     whole.labels.add(labels)
-    assert parts.labels.place == whole.labels.place and parts.labels.categories.tolist() == [0, 0, 1]
+    assert parts.labels.place == whole.labels.place and parts.labels.category_of.tolist() == [0, 0, 1]
     assert torch.allclose(parts.labels.similarity, whole.labels.similarity, atol=1e-6)
     assert torch.allclose(whole.labels.similarity, whole.label_similarity(labels), atol=1e-6)
-    texts = whole.labels.texts_of([labels[:2], (), labels[1:]])
+    texts = whole.labels.text_of[whole.labels.rows_of([labels[:2], (), labels[1:]])]
     assert texts.tolist() == [1, 2, 2, 3]
     assert torch.equal(whole.labels.token_ids[1:], whole.text_encoder.ids([whole.wording(label) for label in labels]))
