@@ -86,9 +86,9 @@ def lines_of(paths) -> int:
 
 
 def test_the_library_does_not_grow_unseen():
-    """Bounds just above today's size: the aims are 6,000 lines that a student reads and 12,500 in all."""
+    """What a student reads stays below 6,000 lines; all of it stays just below today's size, and the aim is 12,500."""
     read = [path for path in MODULES if path.relative_to(PACKAGE).parts[0] in READ_BY_STUDENTS]
-    assert lines_of(read) < 6200 and lines_of(MODULES) < 15_500
+    assert lines_of(read) < 6000 and lines_of(MODULES) < 15_500
 
 
 def names_set_in(source: str, everywhere: bool) -> set[str]:
