@@ -78,17 +78,20 @@ def test_no_module_imports_itself_round_a_circle():
     assert not left, f"circle among {', '.join(sorted(str(path.relative_to(PACKAGE)) for path in left))}"
 
 
-READ_BY_STUDENTS = ("studies.py", "augment.py", "components", "systems", "encoders", "training.py", "evaluation")
+READ_BY_STUDENTS = ("studies.py", "components", "systems", "encoders", "training.py", "evaluation")
 
 
 def lines_of(paths) -> int:
     return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in paths)
 
 
-def test_the_library_does_not_grow_unseen():
-    """What a student reads stays below 6,000 lines; all of it stays just below today's size, and the aim is 12,500."""
-    read = [path for path in MODULES if path.relative_to(PACKAGE).parts[0] in READ_BY_STUDENTS]
-    assert lines_of(read) < 6000 and lines_of(MODULES) < 15_500
+def test_what_a_student_reads_stays_below_six_thousand_lines():
+    assert lines_of(path for path in MODULES if path.relative_to(PACKAGE).parts[0] in READ_BY_STUDENTS) < 6000
+
+
+def test_the_whole_library_does_not_grow_unseen():
+    """The bound holds today's size; the aim is 12,500 lines."""
+    assert lines_of(MODULES) < 15_500
 
 
 def names_set_in(source: str, everywhere: bool) -> set[str]:

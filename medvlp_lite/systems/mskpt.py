@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 
 from medvlp_lite.components.contrastive import gather_pairs, info_nce
-from medvlp_lite.components.prototype_alignment import ClusterPrototypes
+from medvlp_lite.components.prototype_alignment import ClassPrototypes, ClusterPrototypes
 from medvlp_lite.components.token_alignment import token_alignment
 from medvlp_lite.encoders.text import ReportTokenizer, masked_mean
 from medvlp_lite.studies import Batch
 from medvlp_lite.systems.base import LossTerms
 from medvlp_lite.systems.convirt import TEMPERATURE, ConVIRT, ConVIRTConfig
 
+STAGES = 4  # classes of ``prototypes`` "class"
 CLUSTERS = 16
 TOKEN_TEMPERATURE, PROTOTYPE_TEMPERATURE = 0.1, 0.2
+PROTOTYPES = ("clusters", "class")
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,13 @@ class MSKPTConfig(ConVIRTConfig):
     global_weight: float = 1.0  # of the alignment of whole pairs (P-4)
     token_weight: float = 1.0  # of words with patches (P-8)
     prototype_weight: float = 1.0  # of categories (P-12)
+    prototypes: str = (
+        "clusters"  # learned without labels, or one per stage ("class"); a study without stage takes no part
+    )
 
     def __post_init__(self) -> None:
+        if self.prototypes not in PROTOTYPES:
+            raise ValueError(f"prototypes must be one of {', '.join(PROTOTYPES)}, got {self.prototypes!r}")
         if not (self.global_weight or self.token_weight or self.prototype_weight):
             raise ValueError(
                 "nothing aligns images with reports: set global_weight, token_weight or prototype_weight; "
@@ -48,8 +56,10 @@ class MSKPT(ConVIRT):
         super().__init__(tokenizer, config)
         self.log_temperature.requires_grad_(False)
         self.prototypes = None
-        if config.prototype_weight:
+        if config.prototype_weight and config.prototypes == "clusters":
             self.prototypes = ClusterPrototypes(CLUSTERS, config.dim, temperature=PROTOTYPE_TEMPERATURE)
+        elif config.prototype_weight:
+            self.prototypes = ClassPrototypes(STAGES, config.dim, temperature=PROTOTYPE_TEMPERATURE)
 
     def compute_loss(self, batch: Batch) -> LossTerms:
         config, terms = self.config, {}
@@ -66,5 +76,10 @@ class MSKPT(ConVIRT):
                 F.normalize(patches, dim=-1), words, mask[:, 1:], temperature=TOKEN_TEMPERATURE
             )
         if config.prototype_weight:  # P-12
-            terms["prototype"] = self.prototypes(images, texts)
+            terms["prototype"] = self._align_categories(images, texts, batch.stages)
         return LossTerms(terms, {name: getattr(config, f"{name}_weight") for name in terms})
+
+    def _align_categories(self, images: torch.Tensor, texts: torch.Tensor, stages: torch.Tensor) -> torch.Tensor:
+        if self.config.prototypes == "clusters":
+            return self.prototypes(images, texts)
+        return self.prototypes(images, texts, gather_pairs(stages.float().unsqueeze(1)).squeeze(1).long())

@@ -68,12 +68,18 @@ def test_weights_scale_their_part_and_zero_leaves_it_out(batch):
     assert build(prototype_weight=0.0).prototypes is None
 
 
-def test_a_system_that_aligns_nothing_is_refused():
+def test_one_prototype_per_stage_is_its_formula(batch):
+    system = build(prototypes="class")
+    images, texts = system.embed_images(batch.images), system.embed_texts(batch.reports)
+    expected = system.prototypes(images, texts, batch.stages).item()
+    assert system.loss(batch).terms["prototype"].item() == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match="prototypes must be one of clusters, class, got 'other'"):
+        build(prototypes="other")
     with pytest.raises(ValueError, match="nothing aligns images with reports: set global_weight"):
         build(global_weight=0.0, token_weight=0.0, prototype_weight=0.0)
 
 
-@pytest.mark.parametrize("options", [{}, {"global_weight": 0.0, "token_weight": 0.0}])
+@pytest.mark.parametrize("options", [{}, {"prototypes": "class"}, {"global_weight": 0.0, "token_weight": 0.0}])
 def test_every_trained_parameter_has_a_gradient_even_without_a_stage(batch, options):
     system = build(**options).train()
     system.loss(replace(batch, stages=batch.stages * 0 - 1)).total.backward()
@@ -85,8 +91,22 @@ def test_the_default_first_stage_never_sees_a_stage(batch):
     assert told == untold
 
 
+def test_class_prototypes_use_the_labelled_part_only(batch):
+    system = build(prototypes="class").train()
+    nobody = replace(batch, stages=batch.stages * 0 - 1)
+    assert system.loss(nobody).total.isfinite()
+    some, other = batch.stages.clone(), batch.stages.clone()
+    some[4:], other[4:] = -1, -1
+    other[0] = 3
+    first, second, everyone = (
+        build(prototypes="class").train().loss(replace(batch, stages=chosen)).total.item()
+        for chosen in (some, other, batch.stages)
+    )
+    assert first != pytest.approx(second) and first != pytest.approx(everyone)
+
+
 def test_asking_and_saving_work_as_for_the_baseline(batch, tmp_path):
-    system = build(token_weight=0.5)
+    system = build(prototypes="class", token_weight=0.5)
     query = [Query.about("effusion")]
     assert system.local_features(batch.images).shape == (8, 4, 4, 16)
     assert system.heatmap(batch.images, query).shape == (8, 1, 4, 4)
@@ -95,7 +115,7 @@ def test_asking_and_saving_work_as_for_the_baseline(batch, tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["system"] == "mskpt"
     again = System.from_pretrained(tmp_path)
     assert isinstance(again, MSKPT) and again.config == system.config
-    assert torch.equal(again.prototypes.vectors, system.prototypes.vectors)
+    assert torch.equal(again.prototypes.texts, system.prototypes.texts) and again.prototypes.texts.any()
     assert torch.equal(again.score(batch.images, query), system.score(batch.images, query))
 
 
@@ -110,23 +130,26 @@ def test_it_learns_and_prototypes_keep_length_one():
 TWO_PROCESSES = """
 import torch, torch.distributed as dist
 from test_mskpt import build, collate, staged
-data = staged()
+data, ways = staged(), ({}, {"prototypes": "class"})
 
-def run(rows):
-    system = build()  # in evaluation mode: batch norm differs between processes
-    total = system.loss(collate([data[i] for i in rows])).total
-    total.backward()
-    return total.detach(), torch.cat([p.grad.flatten() for p in system.parameters() if p.grad is not None])
+def run(options, rows):
+    system = build(**options)  # in evaluation mode: batch norm differs between processes
+    if options:
+        system.prototypes.train()
+    terms = system.loss(collate([data[i] for i in rows]))
+    terms.total.backward()
+    return terms.total.detach(), torch.cat([p.grad.flatten() for p in system.parameters() if p.grad is not None])
 
-whole, expected = run(range(8))
+alone = [run(options, range(8)) for options in ways]
 dist.init_process_group("gloo")
 rank = dist.get_rank()
-total, gradient = run(range(4 * rank, 4 * rank + 4))
-dist.all_reduce(total), dist.all_reduce(gradient)
-say(torch.allclose(total / 2, whole, atol=1e-5), torch.allclose(gradient / 2, expected, atol=1e-4))
+for options, (whole, expected) in zip(ways, alone):
+    total, gradient = run(options, range(4 * rank, 4 * rank + 4))
+    dist.all_reduce(total), dist.all_reduce(gradient)
+    say(torch.allclose(total / 2, whole, atol=1e-5), torch.allclose(gradient / 2, expected, atol=1e-4))
 dist.destroy_process_group()
 """
 
 
 def test_two_processes_learn_as_one_with_the_whole_batch(tmp_path):
-    assert run_two_processes(TWO_PROCESSES, tmp_path) == ["True True"] * 2
+    assert run_two_processes(TWO_PROCESSES, tmp_path) == ["True True\nTrue True"] * 2
