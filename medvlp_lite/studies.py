@@ -235,10 +235,7 @@ class StudyDataset:
         return [tuple(f for f in study.findings if truth or f.mentioned is not False) for study in self.studies]
 
     def with_inputs(self, inputs: dict[str, torch.Tensor | list]) -> StudyDataset:
-        """The same studies and images, with what a system's loss reads of the reports: one row per study in every value.
-
-        Raises ValueError for a value with another number of rows.
-        """
+        """The same studies, with what a system's loss reads of the reports: one row per study, else ValueError."""
         wrong = [name for name, rows in inputs.items() if len(rows) != len(self)]
         if wrong:
             raise ValueError(f"inputs need one row for each of {len(self)} studies: {', '.join(wrong)} does not fit")
@@ -310,10 +307,9 @@ class Splits:
 def split_by_patient(
     studies: Sequence[Study], fractions: tuple[float, float, float] = (0.7, 0.1, 0.2), seed: int = 0
 ) -> Splits:
-    """Split so that no patient stands in two parts.
+    """Split so that no patient stands in two parts; the part depends on the patient's id and the seed alone.
 
-    A patient's part depends only on the patient's id and the seed, so studies added later move nobody. ``fractions``
-    are the shares of patients in train, val and test, summing to 1. Raises ValueError otherwise.
+    ``fractions`` are the shares of patients in train, val and test, summing to 1. Raises ValueError otherwise.
     """
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ValueError(f"fractions must be three shares that sum to 1, got {fractions}")

@@ -88,8 +88,8 @@ def validation_steps(steps: int, points: int = 8) -> list[int]:
 def batch_order(count: int, config: TrainingConfig, start: int = 0) -> Iterator[list[int]]:
     """The index lists of every batch from optimiser step ``start`` on: each epoch a new order drawn from (seed, epoch).
 
-    Batch k depends on nothing but the config and k, which is what makes an interrupted run resume exactly. The rest of an
-    epoch that fills no batch is left out. Raises ValueError when there are fewer studies than one batch needs.
+    Batch k depends on the config and k alone, so that an interrupted run resumes exactly. What fills no batch is left out.
+    Raises ValueError when there are fewer studies than one batch needs.
     """
     size = config.batch_size
     per_epoch = count // size

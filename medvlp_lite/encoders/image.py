@@ -57,15 +57,13 @@ class ResNetEncoder(nn.Module):
 
 
 def _lite_body() -> nn.Sequential:
-    return nn.Sequential(
+    stem = (
         nn.PixelUnshuffle(4),
         nn.Conv2d(16, 32, 3, padding=1, bias=False),
         nn.BatchNorm2d(32),
         nn.ReLU(inplace=True),
-        BasicBlock(32, 32),
-        _widen(32, 64, stride=2),
-        _widen(64, 128, stride=1),
     )
+    return nn.Sequential(*stem, BasicBlock(32, 32), _widen(32, 64, stride=2), _widen(64, 128, stride=1))
 
 
 def _widen(inputs: int, outputs: int, stride: int) -> BasicBlock:
@@ -106,8 +104,7 @@ class ViTEncoder(nn.Module):
         super().__init__()
         if isinstance(variant, str) and variant not in VIT_SIZES:
             raise ValueError(f"no ViT {variant!r}; use one of {sorted(VIT_SIZES)}")
-        sizes = VIT_SIZES[variant] if isinstance(variant, str) else variant
-        self.width, depth, heads, self.stride = sizes
+        self.width, depth, heads, self.stride = VIT_SIZES[variant] if isinstance(variant, str) else variant
         if image_size % self.stride:
             raise ValueError(f"image_size {image_size} is not a multiple of the patch side {self.stride}")
         self.grid = image_size // self.stride

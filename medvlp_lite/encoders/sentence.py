@@ -23,6 +23,7 @@ SENTENCE_MODELS = {
 }
 STORED = Path(__file__).parent / "data"
 WORD = re.compile(r"[a-z]+")
+Encode = Callable[[Sequence[str]], tuple[torch.Tensor, torch.Tensor]]
 
 
 class HashedTfidf:
@@ -66,10 +67,7 @@ def _signs(part: str, width: int) -> torch.Tensor:
 
 
 class ClassTokenVectors:
-    """Texts to the [CLS] vector of a frozen BERT, as the official code does with Bio_ClinicalBERT (K-4, K-5).
-
-    Raises OSError when the model can neither be found nor fetched.
-    """
+    """Texts to the [CLS] vector of a frozen BERT (K-4, K-5). Raises OSError when it can neither be found nor fetched."""
 
     def __init__(self, name: str = SENTENCE_MODELS["clinicalbert"]):
         self.encoder = TextEncoder.from_hub(name).eval()
@@ -88,11 +86,7 @@ class SentenceEncoder:
     is subtracted from the mean.
     """
 
-    def __init__(
-        self,
-        encode: Callable[[Sequence[str]], tuple[torch.Tensor, torch.Tensor]],
-        centre: torch.Tensor | float = 0.0,
-    ):
+    def __init__(self, encode: Encode, centre: torch.Tensor | float = 0.0):
         self.encode, self.centre = encode, centre
 
     @torch.no_grad()

@@ -101,8 +101,8 @@ class TextEncoder(nn.Module):
     """BERT over report text: B strings to tokens (B, L, C) and the mask (B, L) that tells words from padding.
 
     ``variant`` "lite" (width 128, 1 layer), "base" (width 768, 12 layers) or the numbers (width, layers, heads[, feed-
-    forward width]), from random weights; only "base" drops out. ``max_length`` counts tokens; longer reports are cut.
-    For published weights use ``TextEncoder.from_hub``. Raises ValueError for an unknown variant.
+    forward width]), from random weights; only "base" drops out. Texts are cut to ``max_length`` tokens. Raises ValueError
+    for an unknown variant.
     """
 
     def __init__(self, tokenizer: ReportTokenizer, variant: str | Sequence[int] = "lite", max_length: int = 96):
@@ -185,8 +185,7 @@ def _from_hub(kind: str, name: str) -> Any:
         return getattr(transformers, kind).from_pretrained(name)
     except OSError as error:
         raise OSError(
-            f"text model {name!r} is not in the local cache and the hub cannot be reached; go online once, or "
-            "give the path of a downloaded folder"
+            f"{name!r} is not in the local cache, nor can it be fetched; go online once, or name a downloaded folder"
         ) from error
 
 
@@ -198,8 +197,7 @@ def hub_tokenizer(name: str) -> ReportTokenizer:
 class CLIPText(nn.Module):
     """CLIP's text tower (F-6), which the official MedFILIP code uses: twelve causal layers of width 512, from random weights.
 
-    ``tokenizer`` wraps CLIP's byte-pair definition (``hub_tokenizer(CLIP_B32)``). Texts of more than 77 pieces are cut; the
-    official code fails on them.
+    ``tokenizer`` is ``hub_tokenizer(CLIP_B32)``. Texts are cut to 77 pieces; the official code fails on longer ones.
     """
 
     def __init__(self, tokenizer: ReportTokenizer):

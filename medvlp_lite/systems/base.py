@@ -78,11 +78,7 @@ class System(nn.Module, ABC):
             System.registry[cls.name] = cls
 
     def text_inputs(self, reports: Sequence[str], findings: Sequence[tuple[Finding, ...]]) -> dict[str, Any]:
-        """What the loss reads of N studies' reports, made once per data set: values by name, N rows each.
-
-        ``findings`` is what is stated of each study, for a system that reads it instead of the report. Empty for a system
-        that reads neither.
-        """
+        """What the loss reads of N reports, or of the ``findings`` stated in them, made once: values by name, N rows each."""
         return {}
 
     @abstractmethod

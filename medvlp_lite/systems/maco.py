@@ -63,9 +63,7 @@ class MaCoConfig:
     mask_ratio: float = 0.5  # share of patches that are hidden
     block: int = 1  # patches are hidden in squares of this side
     weighting: str = "joint"  # how importance enters (M-8): "joint" (paper), "split" (code), "arxiv" (M-v1), "none"
-    lam: float | None = (
-        0.9  # lambda of M-9, the share of the reconstruction; None adds both losses, as the released code
-    )
+    lam: float | None = 0.9  # weight of the reconstruction, 1 - lam of the contrast (M-9); None adds them (the code)
     text_pool: str = "pooler"  # the report's vector: BERT's "pooler" (released code) or the "mean" of the tokens
     text_projection: bool = True  # from the text's width to ``dim``; the released code has none
     score_rate: float = 1.0  # factor on the learning rate of the importance score
