@@ -5,7 +5,7 @@ from conftest import WORDS
 
 from medvlp_lite.encoders.text import ReportTokenizer
 from medvlp_lite.studies import StudyDataset
-from medvlp_lite.systems import convirt, maco, medfilip, medklip, mskpt, mskpt_staging, supervised
+from medvlp_lite.systems import convirt, maco, medfilip, medklip, mskpt, mskpt_staging, supervised, unimodal
 from medvlp_lite.systems.base import Query, System
 
 STAGES = ("stage 0", "stage II", "pneumoconiosis")
@@ -24,6 +24,7 @@ BUILDERS = {
         t, mskpt_staging.MSKPTStagingConfig(**{"text_weight": 0.0, "data_weight": 0.0, **o})
     ),
     "supervised": lambda t, data, **o: supervised.Supervised(t, supervised.SupervisedConfig(data.entities, **o)),
+    "unimodal": lambda t, _, **o: unimodal.Unimodal(t, unimodal.UnimodalConfig(max_length=24, dim=16, **o)),
 }
 
 

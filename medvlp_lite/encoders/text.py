@@ -79,6 +79,13 @@ class ReportTokenizer:
     def __len__(self) -> int:
         return self._tokenizer.get_vocab_size()
 
+    def id_of(self, piece: str) -> int:
+        """The number of a piece. Raises ValueError when the vocabulary does not hold it."""
+        number = self._tokenizer.token_to_id(piece)
+        if number is None:
+            raise ValueError(f"the vocabulary holds no piece {piece!r}")
+        return number
+
     def tokens(self, text: str) -> list[str]:
         """The pieces of one text, for looking at."""
         return self._tokenizer.encode(text).tokens

@@ -1,6 +1,6 @@
 """The rows behind the book's figures, declared once: chapters run them live and small, ``medvlp-lite reproduce`` in full."""
 
-from medvlp_lite.experiments import maco, medfilip, medklip, mskpt, reproduce, runner, staging, zero_shot
+from medvlp_lite.experiments import maco, medfilip, medklip, mskpt, reproduce, runner, staging, start, zero_shot
 from medvlp_lite.experiments.draws import (
     IMAGE_SIZE,
     STAGE_SHARES,
@@ -23,7 +23,9 @@ from medvlp_lite.experiments.runner import (
 )
 from medvlp_lite.studies import StudyDataset
 
-ROWS.update({row.name: row for module in (zero_shot, medklip, maco, medfilip, mskpt, staging) for row in module.ROWS})
+ROWS.update(
+    {row.name: row for module in (start, zero_shot, medklip, maco, medfilip, mskpt, staging) for row in module.ROWS}
+)
 
 __all__ = [
     "IMAGE_SIZE",
@@ -47,6 +49,7 @@ __all__ = [
     "runner",
     "screening_data",
     "split_custom",
+    "start",
     "train_system",
     "with_labels",
 ]

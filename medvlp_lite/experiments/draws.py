@@ -71,15 +71,15 @@ class Draw:
     screening: bool = False
     labels: float = 1.0  # share of the training stages that are told
     noise: float = 0.0  # share of those that are a neighbour's
-    seed: int = 0
+    seed: int = 0  # of the draw of seed 0; the others follow it
 
     def studies(self, profile: Profile) -> int:
         """How many phantoms are drawn at a profile."""
         return max(min(profile.studies, self.cap or profile.studies), profile.studies // 4)
 
-    def data(self, profile: Profile, size: int) -> PhantomData:
-        """The phantoms, with all their labels; the same object for rows that share a draw."""
-        return (screening_data if self.screening else phantom_data)(self.studies(profile), self.seed, size)
+    def data(self, profile: Profile, size: int, seed: int = 0) -> PhantomData:
+        """The phantoms of a seed, which has a draw of its own, with all labels; the same object for rows that share a draw."""
+        return (screening_data if self.screening else phantom_data)(self.studies(profile), self.seed + seed, size)
 
     def definition(self, profile: Profile, size: int) -> dict[str, Any]:
         """What decides the draw, with the number that is really drawn."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from medvlp_lite.evaluation.clusters import nearest_neighbour_purity, stage_one_measures
 from medvlp_lite.evaluation.fine_grained import label_probe, recognition, unseen_by_explanation
 from medvlp_lite.evaluation.grounding import by_size, grounding, phrase_grounding
@@ -16,9 +18,11 @@ from medvlp_lite.evaluation.inference import Parts, embed_dataset
 from medvlp_lite.evaluation.staging import macro_f1_on_val, staging_measures
 from medvlp_lite.evaluation.zero_shot import macro_auc_on_val, unseen_disease, unseen_studies, zero_shot
 from medvlp_lite.experiments.profiles import untrained_twin
+from medvlp_lite.studies import collate
 from medvlp_lite.systems.base import System
 
 REVISION = 2  # goes up when what a measure means changes: every record made before is stale then
+BATCH = 32
 Measure = Callable[[System, Parts, int], dict[str, Any]]
 
 
@@ -51,6 +55,17 @@ MEASURES: dict[str, Measure] = {
     "stage one": lambda system, data, seed: stage_one_measures(system, data),
     "staging": lambda system, data, seed: staging_measures(system, data),
 }
+
+
+def _loss_on_val(system: System, data: Parts, limit: int = 512) -> float:
+    """The mean training loss of validation batches, with the same draws each time."""
+    rows = range(0, min(limit, len(data.val)) - BATCH + 1, BATCH)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        batches = (collate([data.val[j] for j in range(i, i + BATCH)]).to(system.device) for i in rows)
+        return float(torch.stack([system.loss(batch).total for batch in batches]).mean())
+
+
 VALIDATION: dict[str, Callable[[System, Parts], float]] = {
     "macro_auc": macro_auc_on_val,
     "reconstruction_error": lambda system, data: _reconstruction(system, data, "val", 256)["0.75"],
@@ -58,5 +73,6 @@ VALIDATION: dict[str, Callable[[System, Parts], float]] = {
         embed_dataset(system, data.val), data.val.stages, min(10, len(data.val) - 1)
     ),
     "macro_f1": macro_f1_on_val,
+    "loss": _loss_on_val,
 }
 """What a validation curve can show: one number from the validation part."""

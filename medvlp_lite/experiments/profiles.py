@@ -15,6 +15,7 @@ from medvlp_lite.training import TrainingConfig
 
 RESNET_BERT = {"image_encoder": "resnet50", "text_encoder": "base", "max_length": 256}
 FULL_SYSTEMS: dict[str, dict[str, Any]] = {
+    "unimodal": RESNET_BERT,
     "supervised": {"image_encoder": "resnet50"},
     "convirt": {**RESNET_BERT, "dim": 512},
     "medklip": {"image_encoder": "resnet50_layer3", "width": 256, "layers": 4, "feedforward": 1024},

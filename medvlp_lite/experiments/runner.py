@@ -35,12 +35,31 @@ Log = Callable[[str], None]
 CLOCK = ("started", "seconds", "peak_memory_mb")
 """What differs between two runs of one row; in a seed's entry "train_seconds" does. All else is equal on a CPU, bit for bit."""
 WEIGHTS = PACKAGE / "weights"
+ENCODERS = ("image_encoder", "text_encoder")
+FITTED = 0.01  # a row is fitted when its last doubling of images moved the validation measure by less
 CURVE_POINTS = 50  # of the training loss, each a mean
 
 
 def plain_start(row: Row, data: PhantomData, profile: Profile, seed: int, parents: Mapping[str, System]) -> System:
-    """Random weights, and a tokenizer trained on the row's reports."""
-    return build_system(row.system, data.tokenizer(row.words), row.options, profile)
+    """The tokenizer and the encoders of the parent "start"; without one random weights and a tokenizer trained on the row's reports."""
+    if not (parent := parents.get("start")):
+        return build_system(row.system, data.tokenizer(row.words), row.options, profile)
+    return with_encoders(build_system(row.system, parent.tokenizer, row.options, profile), parent)
+
+
+def with_encoders(system: System, parent: System) -> System:
+    """The system with the weights of those encoders of ``parent`` that it has too; it may take the first layers alone.
+
+    Raises ValueError when an encoder of the parent has another architecture.
+    """
+    for part in ENCODERS:
+        if hasattr(system, part) and hasattr(parent, part):
+            own, known = getattr(system, part), getattr(parent, part).state_dict()
+            try:
+                own.load_state_dict({name: known[name] for name in own.state_dict()})
+            except (KeyError, RuntimeError) as error:
+                raise ValueError(f"{part} of {system.name} cannot start from {parent.name}: {error}") from error
+    return system
 
 
 @dataclass(frozen=True)
@@ -66,9 +85,9 @@ class Row:
         """The seeds of a record at a profile."""
         return list(range(min(self.seeds or profile.seeds, profile.seeds)))
 
-    def data(self, profile: Profile) -> PhantomData:
-        """The row's phantoms at a profile."""
-        return self.draw.data(profile, profile.options(self.system)["image_size"])
+    def data(self, profile: Profile, seed: int = 0) -> PhantomData:
+        """The row's phantoms at a profile: each seed has a draw of its own."""
+        return self.draw.data(profile, profile.options(self.system)["image_size"], seed)
 
 
 ROWS: dict[str, Row] = {}
@@ -185,7 +204,7 @@ def train_seed(row: Row, profile: Profile, seed: int, out: Path, log: Log | None
         parent = row_of(name)
         own = seed if seed in parent.seeds_at(profile) else 0
         parents[part] = System.from_pretrained(train_seed(parent, profile, own, out, log))
-    data, config = row.data(profile), row.training.config(profile, seed)
+    data, config = row.data(profile, seed), row.training.config(profile, seed)
     torch.manual_seed(seed)
     system = row.start(row, data, profile, seed, parents)
     if torch.cuda.is_available():
@@ -214,6 +233,8 @@ def _curves(row: Row, profile: Profile, place: Path) -> dict[str, Any]:
     if history["validation"]:
         images, values = zip(*history["validation"])
         found["validation"] = {"measure": row.validation, "images": images, "values": values}
+        if len(values) > 1:
+            found["fitted"] = abs(values[-1] - values[-2]) < FITTED
     return found
 
 
@@ -230,7 +251,7 @@ def run_seed(row: Row, profile: Profile, seed: int, out: Path, log: Log | None =
     system = System.from_pretrained(train_seed(row, profile, seed, out, log))
     if torch.cuda.is_available():
         system.cuda()
-    data = row.data(profile)
+    data = row.data(profile, seed)
     entry: dict[str, Any] = {"seed": seed, "train_seconds": round(_read(place / "history.json")["seconds"], 1)}
     for name in row.measures:
         torch.manual_seed(seed)
@@ -264,7 +285,7 @@ def run_row(
     record = RunRecord.start(row.name, profile=profile.name, seeds=seeds, data="")
     done = [run_seed(row, profile, seed, state, log) for seed in seeds]
     clocks = [one["clock"] for one in done]
-    record.data, record.started = done[0]["data"], min(clock["started"] for clock in clocks)
+    record.data, record.started = ", ".join(one["data"] for one in done), min(clock["started"] for clock in clocks)
     record.seconds = round(sum(clock["seconds"] for clock in clocks), 1)
     record.peak_memory_mb = round(max(clock["peak_memory_mb"] or 0 for clock in clocks), 1)
     record.settings = {

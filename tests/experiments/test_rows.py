@@ -22,6 +22,7 @@ def training(name, profile=LONG, seed=0):
 
 def test_every_name_is_that_of_one_row_and_every_record_has_one():
     modules = (
+        experiments.start,
         experiments.zero_shot,
         experiments.medklip,
         experiments.maco,
