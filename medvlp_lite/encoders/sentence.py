@@ -118,6 +118,8 @@ class SentenceEncoder:
 
         about = json.loads((folder / "similarity_text.json").read_text(encoding="utf-8"))
         state = {name: tensor.float() for name, tensor in load_file(folder / "similarity_text.safetensors").items()}
-        encoder = TextEncoder(ReportTokenizer(json.dumps(about["tokenizer"])), max_length=about["max_length"])
+        encoder = TextEncoder(
+            ReportTokenizer(json.dumps(about["tokenizer"])), (128, 1, 4), max_length=about["max_length"]
+        )
         encoder.load_state_dict(state)
         return cls(encoder.eval().requires_grad_(False))

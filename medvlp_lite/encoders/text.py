@@ -18,8 +18,11 @@ PAD, UNKNOWN, START, END, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL_TOKENS = (PAD, UNKNOWN, START, END, MASK)
 # as published tokenizers call them
 PADS, STARTS, ENDS = (PAD, "<pad>"), (START, "<s>", "<|startoftext|>"), (END, "</s>", "<|endoftext|>")
-BERT_SIZES = {"lite": (128, 1, 4), "base": (768, 12, 12)}  # width, depth, heads
-GROUP = 16  # texts of like length that are read together
+BERT_SIZES = {
+    "lite": (96, 1, 3, 192),
+    "base": (768, 12, 12),
+}  # width, depth, heads, and the feed-forward width where it is not four times the width
+GROUP = 32  # texts of like length that are read together
 CHUNK = 2048  # texts that are cut into pieces at once
 CLIP_B32 = "openai/clip-vit-base-patch32"
 
@@ -47,7 +50,7 @@ class ReportTokenizer:
         return next((i for i in map(self._tokenizer.token_to_id, names) if i is not None), None)
 
     @classmethod
-    def train(cls, corpus: Iterable[str], vocabulary_size: int = 1000) -> ReportTokenizer:
+    def train(cls, corpus: Iterable[str], vocabulary_size: int = 2000) -> ReportTokenizer:
         """Learn ``vocabulary_size`` pieces from the corpus. Raises ValueError when the corpus holds no word."""
         from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -107,7 +110,7 @@ class ReportTokenizer:
 class TextEncoder(nn.Module):
     """BERT over report text: B strings to tokens (B, L, C) and the mask (B, L) that tells words from padding.
 
-    ``variant`` "lite" (width 128, 1 layer), "base" (width 768, 12 layers) or the numbers (width, layers, heads[, feed-
+    ``variant`` "lite" (width 96, 1 layer), "base" (width 768, 12 layers) or the numbers (width, layers, heads[, feed-
     forward width]), from random weights; only "base" drops out. Texts are cut to ``max_length`` tokens. Raises ValueError
     for an unknown variant.
     """
