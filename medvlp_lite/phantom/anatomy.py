@@ -13,7 +13,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from medvlp_lite.phantom.patients import Anatomy, Exposure, Patient, rng_for
-from medvlp_lite.phantom.textures import bank_size, bump, ramp, texture_bank
+from medvlp_lite.phantom.textures import bank_size, bump, ramp, texture, texture_bank
 
 SIDES = {"right": -1, "left": 1}
 TREES = 24  # vessel trees to choose from, made once
@@ -182,12 +182,12 @@ def soft_tissue(frame: Frame, outline: Outline, lungs: np.ndarray) -> Tissue:
     a, u, v, w = outline.a, frame.along_u, frame.along_v, frame.w
     neck = a.neck + 0.012 * bump(v, 0.0, 0.06)
     shoulder = neck + (0.60 - neck) * np.clip((v - a.shoulder * 0.35) / (a.shoulder * 1.1), 0, 1) ** 1.5
-    trunk = a.lung_width + a.flank + 0.02 * ramp(v - 0.7, 0.4) + 0.25 * ramp(0.26 - v, 0.16)
+    trunk = a.lung_width + a.flank + 0.02 * ramp(v - 0.7, 0.4) + 0.25 * ramp(0.25 - v, 0.20)
     body = ramp(frame.by_v(np.minimum(shoulder, trunk)) - w, 0.035)
-    limb = np.abs(w - frame.by_v(trunk + 0.10 + 0.05 * (v - 0.3)))
+    limb = np.abs(w - frame.by_v(trunk + 0.07 + 0.25 * (v - 0.25)))
     arm = ramp(0.075 - limb, 0.05) * frame.by_v(ramp(v - 0.20, 0.1))
     depth = frame.by_v(FLESH + 0.10 * bump(v, 0.19, 0.06) - 0.16 * bump(v, 0.02, 0.09))
-    solid = depth * frame.by_u(0.62 + 0.38 * ramp(a.lung_width + a.flank - 0.05 - np.abs(u), 0.20)) * body
+    solid = depth * frame.by_u(0.45 + 0.55 * ramp(a.lung_width + a.flank - 0.04 - np.abs(u), 0.22)) * body
     np.maximum(solid, 0.40 * arm, out=solid)
     belly = frame.by_u(ramp(a.lung_width + a.flank - np.abs(u), 0.14)) * body
     solid += frame.by_v((ABDOMEN - FLESH) * ramp(v - 0.72, 0.24)) * belly
@@ -332,8 +332,8 @@ def vessel_bank(index: int, side: int) -> np.ndarray:
         layer = np.bincount(pixel, weights=mass[inside], minlength=side * (side // 2))
         width = 0.55 * chosen[:, 4].mean()
         image += gaussian_filter(layer.reshape(side, side // 2), width * side, truncate=3) * side**2
-    mottle = texture_bank("patch", max(256, side))[-side:, : side // 2]  # vessels too fine to be seen one by one
-    return (3.4 * image + 0.010 * mottle).astype(np.float32)
+    mottle = 0.010 * texture_bank("patch", side) + 0.012 * texture_bank("tissue", side)  # vessels too fine to be seen
+    return (3.4 * image + mottle[:, : side // 2]).astype(np.float32)
 
 
 def vessels(frame: Frame, outline: Outline, patient: Patient, lungs: dict[str, np.ndarray]) -> np.ndarray:
@@ -358,6 +358,25 @@ def vessels(frame: Frame, outline: Outline, patient: Patient, lungs: dict[str, n
             window = frame.window(*sorted((0.0, 0.32 * sign)), 0.2, 0.82)
             image[window] += a.crowding * bump(frame.u[window] * sign, 0.13, 0.075) * bump(frame.v[window], 0.52, 0.12)
     return image * (lungs["right"] + lungs["left"])
+
+
+def add_grain(frame: Frame, patient: Patient, image: np.ndarray) -> None:
+    """Muscle, fat and skin folds too fine to be drawn one by one: ``image`` varies in place by about 3 %."""
+    offset = rng_for(patient.seed, "grain", patient.visit).random(2)
+    whole = slice(0, frame.size)
+    image *= 1 + 0.03 * texture("tissue", frame.size, (whole, whole), offset)
+
+
+def add_bowel(frame: Frame, outline: Outline, patient: Patient, image: np.ndarray) -> None:
+    """Pockets of gas below the diaphragm, darkening ``image`` in place; absent in some patients."""
+    a = outline.a
+    if a.bowel <= 0:
+        return
+    top = a.dome_right + outline.lower + 0.07
+    window = frame.window(-0.3, 0.3, top, 1.2)
+    pockets = texture("bowel", frame.size, window, rng_for(patient.seed, "bowel", patient.visit).random(2))
+    within = frame.by_v(ramp(frame.along_v - top - 0.05, 0.08), window) * ramp(0.27 - frame.w[window], 0.1)
+    image[window] -= 0.2 * within * ramp(pockets - 1.9 + 0.9 * a.bowel, 0.7)
 
 
 def gas_bubble(frame: Frame, outline: Outline, image: np.ndarray) -> None:

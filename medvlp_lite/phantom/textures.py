@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from medvlp_lite.phantom.anatomy import Frame
 
 HIGHEST = 96  # cycles per image in the finest texture
-BANDS = {"cloud": (1.5, 9.0, 1.2), "patch": (7.0, 26.0, 0.8), "fine": (24.0, 60.0, 0.3), "net": (16.0, 38.0, 0.0)}
+BANDS = {  # lowest and highest frequency, fall of amplitude between
+    "cloud": (1.5, 9.0, 1.2),
+    "patch": (7.0, 26.0, 0.8),
+    "fine": (24.0, 60.0, 0.3),
+    "net": (16.0, 38.0, 0.0),
+    "tissue": (12.0, 80.0, 1.2),
+    "bowel": (6.0, 12.0, 0.0),
+}
 
 
 def ramp(distance: np.ndarray, softness: float) -> np.ndarray:
