@@ -184,8 +184,8 @@ def soft_tissue(frame: Frame, outline: Outline, lungs: np.ndarray) -> Tissue:
     shoulder = neck + (0.60 - neck) * np.clip((v - a.shoulder * 0.35) / (a.shoulder * 1.1), 0, 1) ** 1.5
     trunk = a.lung_width + a.flank + 0.02 * ramp(v - 0.7, 0.4) + 0.25 * ramp(0.25 - v, 0.20)
     body = ramp(frame.by_v(np.minimum(shoulder, trunk)) - w, 0.035)
-    limb = np.abs(w - frame.by_v(trunk + 0.07 + 0.25 * (v - 0.25)))
-    arm = ramp(0.075 - limb, 0.05) * frame.by_v(ramp(v - 0.20, 0.1))
+    limb = np.abs(w - frame.by_v(_arm(a, v)))
+    arm = ramp(0.075 - limb, 0.05) * frame.by_v(ramp(v - 0.17, 0.1))
     depth = frame.by_v(FLESH + 0.10 * bump(v, 0.19, 0.06) - 0.16 * bump(v, 0.02, 0.09))
     solid = depth * frame.by_u(0.45 + 0.55 * ramp(a.lung_width + a.flank - 0.04 - np.abs(u), 0.22)) * body
     np.maximum(solid, 0.40 * arm, out=solid)
@@ -208,7 +208,12 @@ def soft_tissue(frame: Frame, outline: Outline, lungs: np.ndarray) -> Tissue:
             x, y = (frame.u[window] - sign * 0.205) * (1 / 0.165), frame.v[window] - a.breast_drop
             disc = ramp(1.0 - np.hypot(x, y * (1 / (0.13 + 0.03 * a.breast))), 0.22)
             image[window] += 0.15 * a.breast * disc * (0.45 + 0.55 * ramp(y, 0.2)) * (0.95 - image[window])
-    return Tissue(image, solid, heart, body)
+    return Tissue(image, solid, heart, np.maximum(body, arm))
+
+
+def _arm(a: Anatomy, v: np.ndarray | float) -> np.ndarray:
+    """w of the middle of the upper arm at height v, from the shoulder joint at v = 0.2 downwards."""
+    return a.lung_width + 0.5 * a.flank + 0.055 + a.abduction * (v - 0.2)
 
 
 def bones(frame: Frame, outline: Outline) -> np.ndarray:
@@ -238,7 +243,7 @@ def bones(frame: Frame, outline: Outline) -> np.ndarray:
 @lru_cache(maxsize=4)
 def _stripe_profile(share: float) -> np.ndarray:
     x = (np.arange(512, dtype=np.float32) + 0.5) / 512
-    return ramp(x, 0.12) * ramp(share - x, 0.12) * (0.62 + 1.8 * np.square((x - 0.42 * share) / share))
+    return ramp(x, 0.09) * ramp(share - x, 0.09) * (0.62 + 1.8 * np.square((x - 0.42 * share) / share))
 
 
 def _stripes(phase: np.ndarray, share: float) -> np.ndarray:
@@ -274,14 +279,14 @@ def _add_shoulders(frame: Frame, outline: Outline, image: np.ndarray) -> None:
     inside = frame.by_u(half, window) - np.abs(frame.v[window] - frame.by_u(middle, window))
     bone = ramp(inside, 0.007) * frame.by_u(ramp(u - 0.026, 0.01) * ramp(0.40 - u, 0.03), window)
     image[window] += bone * (0.16 - 0.06 * ramp(inside - 0.005, 0.006))
-    window = frame.window(-0.6, 0.6, 0.12, 0.5)
+    window = frame.window(-0.65, 0.65, 0.12, 0.75)
     w, v = frame.w[window], frame.v[window]
     border = w - frame.by_v(a.scapula + 0.8 * np.square(frame.along_v - 0.22) - 0.02 * (frame.along_v - 0.2), window)
     blade = ramp(border, 0.012) * ramp(frame.by_u(0.14 + 0.9 * (0.33 - np.abs(u - 0.35)), window) - v, 0.05)
     blade *= 0.085 - 0.05 * ramp(border - 0.008, 0.01)
-    head = ramp(0.048 - np.hypot(w - 0.44, (v - 0.20) * 0.9), 0.014)
-    shaft = ramp(0.026 - np.abs(w - 0.12 * v - 0.446), 0.012) * ramp(v - 0.22, 0.04)
-    image[window] += blade + 0.16 * np.maximum(head, 0.8 * shaft)
+    head = ramp(0.042 - np.hypot(w - _arm(a, 0.2), (v - 0.20) * 0.9), 0.02)
+    shaft = ramp(0.024 - np.abs(w - frame.by_v(_arm(a, frame.along_v), window)), 0.012) * ramp(v - 0.22, 0.04)
+    image[window] += blade + 0.13 * np.maximum(head, 0.8 * shaft)
 
 
 @lru_cache(maxsize=TREES)
@@ -332,7 +337,7 @@ def vessel_bank(index: int, side: int) -> np.ndarray:
         layer = np.bincount(pixel, weights=mass[inside], minlength=side * (side // 2))
         width = 0.55 * chosen[:, 4].mean()
         image += gaussian_filter(layer.reshape(side, side // 2), width * side, truncate=3) * side**2
-    mottle = 0.010 * texture_bank("patch", side) + 0.012 * texture_bank("tissue", side)  # vessels too fine to be seen
+    mottle = 0.010 * texture_bank("patch", side) + 0.014 * texture_bank("tissue", side)  # vessels too fine to be seen
     return (3.4 * image + mottle[:, : side // 2]).astype(np.float32)
 
 
@@ -361,10 +366,10 @@ def vessels(frame: Frame, outline: Outline, patient: Patient, lungs: dict[str, n
 
 
 def add_grain(frame: Frame, patient: Patient, image: np.ndarray) -> None:
-    """Muscle, fat and skin folds too fine to be drawn one by one: ``image`` varies in place by about 3 %."""
+    """Muscle, fat and skin folds too fine to be drawn one by one: ``image`` varies in place by about 2 %."""
     offset = rng_for(patient.seed, "grain", patient.visit).random(2)
     whole = slice(0, frame.size)
-    image *= 1 + 0.03 * texture("tissue", frame.size, (whole, whole), offset)
+    image *= 1 + 0.016 * texture("tissue", frame.size, (whole, whole), offset)
 
 
 def add_bowel(frame: Frame, outline: Outline, patient: Patient, image: np.ndarray) -> None:
@@ -376,7 +381,7 @@ def add_bowel(frame: Frame, outline: Outline, patient: Patient, image: np.ndarra
     window = frame.window(-0.3, 0.3, top, 1.2)
     pockets = texture("bowel", frame.size, window, rng_for(patient.seed, "bowel", patient.visit).random(2))
     within = frame.by_v(ramp(frame.along_v - top - 0.05, 0.08), window) * ramp(0.27 - frame.w[window], 0.1)
-    image[window] -= 0.2 * within * ramp(pockets - 1.9 + 0.9 * a.bowel, 0.7)
+    image[window] -= 0.13 * within * ramp(pockets - 1.9 + 0.7 * a.bowel, 0.8)
 
 
 def gas_bubble(frame: Frame, outline: Outline, image: np.ndarray) -> None:

@@ -132,7 +132,8 @@ class Anatomy:
     hilum: float = _between(0.6, 1.4)
     crowding: float = _between(-0.02, 0.09)
     gas: float = _between(-0.6, 1.6)
-    bowel: float = _between(-0.5, 1.2)
+    bowel: float = _between(-0.8, 1.2)
+    abduction: float = _between(0.05, 0.6)
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ class Exposure:
     offset: float = _between(-0.03, 0.09)
     scatter: float = _between(-0.08, 0.30)
     blur: float = _between(0.001, 0.003)
-    noise: float = _between(0.003, 0.012)
+    noise: float = _between(0.003, 0.01)
     collimation: float = _between(-0.06, 0.04)
     tone: float = _between(-0.25, 0.3)
     heel: float = _between(-0.25, 0.25)

@@ -23,8 +23,8 @@ BANDS = {  # lowest and highest frequency, fall of amplitude between
     "patch": (7.0, 26.0, 0.8),
     "fine": (24.0, 60.0, 0.3),
     "net": (16.0, 38.0, 0.0),
-    "tissue": (12.0, 80.0, 1.2),
-    "bowel": (6.0, 12.0, 0.0),
+    "tissue": (18.0, 80.0, 1.2),
+    "bowel": (3.0, 7.0, 0.0),
 }
 
 
