@@ -81,7 +81,7 @@ class Outline:
             edge = edge + (0.058 * size - 0.2 * a.heart_tilt) * np.where(
                 v < base - 0.05, bump(v, base - 0.05, 0.10), bump(v, base - 0.05, 0.17)
             )
-        return edge + sign * self.shift
+        return np.minimum(edge + sign * self.shift, self.outer(side, v) - 0.006)  # the heart stays in the rib cage
 
     def curve(self, name: str, side: str, ticks: np.ndarray) -> np.ndarray:
         """``outer``, ``inner``, ``silhouette`` (over v) or ``dome`` (over w) of one side at all ``ticks``, computed once."""

@@ -119,7 +119,7 @@ class Anatomy:
     rib_spacing: float = _between(0.062, 0.076)
     rib_phase: float = _between(0.0, 1.0)
     rib_slope: float = _between(0.7, 1.4)
-    rib_contrast: float = _between(0.5, 1.5)
+    rib_contrast: float = _between(0.5, 1.4)
     clavicle_height: float = _between(0.07, 0.11)
     clavicle_slope: float = _between(0.02, 0.075)
     scapula: float = _between(0.27, 0.36)

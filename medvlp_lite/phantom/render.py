@@ -62,7 +62,7 @@ class Scene:
     def add_density(self, window: tuple[slice, slice], density: np.ndarray) -> None:
         """Add ``density`` to the image; the brighter it is already, the less it gains."""
         image = self.image[window]
-        image += density * np.clip((0.95 - image) * (1 / 0.75), 0, 1.2)
+        image += density * np.clip((0.95 - image) * (1 / 0.68), 0, 1.3)
 
     def place(self, side: str, position: str, draws: list[float], margin: float) -> tuple[float, float]:
         """A point (w, v) in the zone, ``margin`` away from heart and wall where the lung allows."""
