@@ -123,7 +123,7 @@ def _chest(frame: Frame, outline: Outline) -> np.ndarray:
     v, u = frame.along_v, frame.along_u
     wide = frame.w <= frame.by_v(outline.curve("outer", "left", v) + 0.01)
     right, left = (outline.curve("dome", side, np.abs(u)) for side in ("right", "left"))
-    low = frame.by_u(np.where(u > 0, left, right) + 0.02)
+    low = frame.by_u(np.where(u > 0, left, right) + 0.025)
     return wide & (frame.v <= low) & (frame.v >= outline.a.lung_top - 0.01)
 
 
