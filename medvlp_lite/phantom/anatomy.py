@@ -279,14 +279,19 @@ def _add_shoulders(frame: Frame, outline: Outline, image: np.ndarray) -> None:
     inside = frame.by_u(half, window) - np.abs(frame.v[window] - frame.by_u(middle, window))
     bone = ramp(inside, 0.007) * frame.by_u(ramp(u - 0.026, 0.01) * ramp(0.40 - u, 0.03), window)
     image[window] += bone * (0.16 - 0.06 * ramp(inside - 0.005, 0.006))
-    window = frame.window(-0.65, 0.65, 0.12, 0.75)
+    window = frame.window(-0.6, 0.6, 0.12, 0.5)
     w, v = frame.w[window], frame.v[window]
     border = w - frame.by_v(a.scapula + 0.8 * np.square(frame.along_v - 0.22) - 0.02 * (frame.along_v - 0.2), window)
     blade = ramp(border, 0.012) * ramp(frame.by_u(0.14 + 0.9 * (0.33 - np.abs(u - 0.35)), window) - v, 0.05)
     blade *= 0.085 - 0.05 * ramp(border - 0.008, 0.01)
-    head = ramp(0.042 - np.hypot(w - _arm(a, 0.2), (v - 0.20) * 0.9), 0.02)
-    shaft = ramp(0.024 - np.abs(w - frame.by_v(_arm(a, frame.along_v), window)), 0.012) * ramp(v - 0.22, 0.04)
-    image[window] += blade + 0.13 * np.maximum(head, 0.8 * shaft)
+    image[window] += blade
+    joint, axis = _arm(a, 0.2), _arm(a, frame.along_v)
+    for sign in SIDES.values():
+        window = frame.window(*sorted((sign * (joint - 0.06), sign * (joint + 0.36))), 0.14, 0.75)
+        w, v = frame.w[window], frame.v[window]
+        head = ramp(0.042 - np.hypot(w - joint, (v - 0.20) * 0.9), 0.02)
+        shaft = ramp(0.024 - np.abs(w - frame.by_v(axis, window)), 0.012) * ramp(v - 0.22, 0.04)
+        image[window] += 0.13 * np.maximum(head, 0.8 * shaft)
 
 
 @lru_cache(maxsize=TREES)

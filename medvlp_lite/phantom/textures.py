@@ -80,7 +80,7 @@ def texture(kind: str, size: int, window: tuple[slice, slice], offset: np.ndarra
         (((np.arange(s.start, s.stop) + 0.5) / size + move) * side).astype(np.intp) % side
         for s, move in zip(window, offset)
     ]
-    return bank[index[0][:, None], index[1][None]]
+    return bank.take(index[0], axis=0).take(index[1], axis=1)
 
 
 def splat(image: np.ndarray, rows: np.ndarray, columns: np.ndarray, radius: np.ndarray, height: np.ndarray) -> None:
