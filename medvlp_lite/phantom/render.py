@@ -20,12 +20,12 @@ from medvlp_lite.phantom.anatomy import (
     gas_bubble,
     lung_fields,
     soft_tissue,
-    vessels,
 )
 from medvlp_lite.phantom.devices import draw_devices, draw_marker
 from medvlp_lite.phantom.findings import deform, draw_finding
 from medvlp_lite.phantom.patients import Patient, rng_for
 from medvlp_lite.phantom.textures import ramp
+from medvlp_lite.phantom.vessels import vessels
 
 ZONE_SPAN = {"apical": (0.04, 0.12), "upper": (0.14, 0.32), "mid": (0.40, 0.60), "lower": (0.68, 0.90)}
 
