@@ -10,11 +10,22 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from medvlp_lite.phantom.anatomy import SIDES, Frame, Outline, bones, gas_bubble, lung_fields, soft_tissue, vessels
+from medvlp_lite.phantom.anatomy import (
+    SIDES,
+    Frame,
+    Outline,
+    add_bowel,
+    add_grain,
+    bones,
+    gas_bubble,
+    lung_fields,
+    soft_tissue,
+)
 from medvlp_lite.phantom.devices import draw_devices, draw_marker
 from medvlp_lite.phantom.findings import deform, draw_finding
 from medvlp_lite.phantom.patients import Patient, rng_for
 from medvlp_lite.phantom.textures import ramp
+from medvlp_lite.phantom.vessels import vessels
 
 ZONE_SPAN = {"apical": (0.04, 0.12), "upper": (0.14, 0.32), "mid": (0.40, 0.60), "lower": (0.68, 0.90)}
 
@@ -51,7 +62,7 @@ class Scene:
     def add_density(self, window: tuple[slice, slice], density: np.ndarray) -> None:
         """Add ``density`` to the image; the brighter it is already, the less it gains."""
         image = self.image[window]
-        image += density * np.clip((0.95 - image) * (1 / 0.75), 0, 1.2)
+        image += density * np.clip((0.95 - image) * (1 / 0.68), 0, 1.3)
 
     def place(self, side: str, position: str, draws: list[float], margin: float) -> tuple[float, float]:
         """A point (w, v) in the zone, ``margin`` away from heart and wall where the lung allows."""
@@ -95,6 +106,8 @@ def render(patient: Patient, size: int = 128) -> Rendered:
     image = tissue.image
     image += bones(frame, outline) * tissue.body * (1 - 0.45 * tissue.heart)
     gas_bubble(frame, outline, image)
+    add_bowel(frame, outline, patient, image)
+    add_grain(frame, patient, image)
     blood = vessels(frame, outline, patient, lungs) * (1 - 0.7 * tissue.heart)
     scene = Scene(patient, frame, outline, base, lungs, healthy, image, tissue.solid, blood)
     masks = tuple(draw_finding(spec, scene) for spec in patient.findings)
@@ -110,7 +123,7 @@ def _chest(frame: Frame, outline: Outline) -> np.ndarray:
     v, u = frame.along_v, frame.along_u
     wide = frame.w <= frame.by_v(outline.curve("outer", "left", v) + 0.01)
     right, left = (outline.curve("dome", side, np.abs(u)) for side in ("right", "left"))
-    low = frame.by_u(np.where(u > 0, left, right) + 0.02)
+    low = frame.by_u(np.where(u > 0, left, right) + 0.025)
     return wide & (frame.v <= low) & (frame.v >= outline.a.lung_top - 0.01)
 
 
@@ -118,7 +131,8 @@ def _expose(patient: Patient, frame: Frame, image: np.ndarray) -> np.ndarray:
     """Blur, collimation and the film's curve."""
     e = patient.exposure
     image = gaussian_filter(image, e.blur * frame.size, truncate=2.5, mode="nearest")
-    image = image * (1 - e.scatter) + e.scatter * 0.55 + e.offset
+    scatter = e.scatter + (0.06 if patient.view == "AP" else 0.0)
+    image = image * (1 - scatter) + scatter * 0.55 + e.offset
     image *= e.gain * (1 + 2 * e.tone * (frame.y - 0.5) + 2 * e.heel * (frame.x - 0.5))
     levels = np.arange(4096, dtype=np.float32) / 2048
     film = np.where(levels > 0.72, 0.72 + 0.5 * np.tanh((levels - 0.72) / 0.5), levels)

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from medvlp_lite.phantom.anatomy import Frame
 
 HIGHEST = 96  # cycles per image in the finest texture
-BANDS = {"cloud": (1.5, 9.0, 1.2), "patch": (7.0, 26.0, 0.8), "fine": (24.0, 60.0, 0.3), "net": (16.0, 38.0, 0.0)}
+BANDS = {  # lowest and highest frequency, fall of amplitude between
+    "cloud": (1.5, 9.0, 1.2),
+    "patch": (7.0, 26.0, 0.8),
+    "fine": (24.0, 60.0, 0.3),
+    "net": (16.0, 38.0, 0.0),
+    "tissue": (18.0, 80.0, 1.2),
+    "bowel": (3.0, 7.0, 0.0),
+}
 
 
 def ramp(distance: np.ndarray, softness: float) -> np.ndarray:
@@ -73,7 +80,7 @@ def texture(kind: str, size: int, window: tuple[slice, slice], offset: np.ndarra
         (((np.arange(s.start, s.stop) + 0.5) / size + move) * side).astype(np.intp) % side
         for s, move in zip(window, offset)
     ]
-    return bank[index[0][:, None], index[1][None]]
+    return bank.take(index[0], axis=0).take(index[1], axis=1)
 
 
 def splat(image: np.ndarray, rows: np.ndarray, columns: np.ndarray, radius: np.ndarray, height: np.ndarray) -> None:
