@@ -9,7 +9,7 @@ from functools import lru_cache, partial
 
 import numpy as np
 
-from medvlp_lite.phantom.patients import ENTITIES, SIGNS, UNSEEN, Patient, rng_for
+from medvlp_lite.phantom.patients import ENTITIES, SIGNS, UNGRADED, UNSEEN, FindingSpec, Patient, rng_for
 from medvlp_lite.phantom.render import render
 from medvlp_lite.phantom.reports import MENTION_RATE, write_report
 from medvlp_lite.phantom.sampling import follow_up, sample_patient
@@ -112,10 +112,7 @@ def study_from_patient(
     drawn = render(patient, size)
     scope = tuple(dict.fromkeys((*entities, *SIGNS))) if signs else tuple(entities)
     report = write_report(patient, style=style, mention_rate=mention_rate, entities=scope, repeat=repeat)
-    findings = [
-        PackedFinding(s.entity, True, s.side, s.position, s.severity, mask, mentioned=s.entity in report.mentioned)
-        for s, mask in zip(patient.findings, drawn.masks)
-    ]
+    findings = [_drawn(s, mask, s.entity in report.mentioned) for s, mask in zip(patient.findings, drawn.masks)]
     here = {spec.entity for spec in patient.findings}
     unclear = patient.unclear
     for entity in scope:
@@ -134,6 +131,11 @@ def study_from_patient(
         licence=LICENCE,
         meta={"patient": patient, "hedged": tuple(sorted(report.hedged)), "visit": patient.visit},
     )
+
+
+def _drawn(spec: FindingSpec, mask: np.ndarray, mentioned: bool) -> Finding:
+    grade = None if spec.entity in UNGRADED else spec.severity
+    return PackedFinding(spec.entity, True, spec.side, spec.position, grade, mask, mentioned=mentioned)
 
 
 @lru_cache(maxsize=512)

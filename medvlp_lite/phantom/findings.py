@@ -46,17 +46,17 @@ def deform(patient: Patient) -> dict:
                 lift[spec.side] += size
             if name in ("mediastinal shift", "volume loss"):
                 shift += SIDES[spec.side] * size * (1.0 if name == "mediastinal shift" else 0.3)
-            build, breath = _grown(build, name, size, spec.side), _breathed(breath, name, size)
+            build, breath = _grown(build, name, size, spec.seed), _breathed(breath, name, size)
     if build is patient.anatomy and breath is patient.exposure and heart == 1 and not shift and not any(lift.values()):
         return {}
     lifts = (lift["right"], lift["left"])
     return dict(anatomy=build, exposure=breath, view=patient.view, lift=lifts, shift=shift, heart=heart)
 
 
-def _grown(build: Anatomy, sign: str, size: float, side: str | None) -> Anatomy:
+def _grown(build: Anatomy, sign: str, size: float, seed: int) -> Anatomy:
     """The build with a sign of spine, aorta, mediastinum or inflation."""
     if sign == "scoliosis":
-        return replace(build, bend=SIDES[str(side)] * size)
+        return replace(build, bend=(size, -size)[seed % 2])
     if sign == "tortuous aorta":
         return replace(build, knob=build.knob + 30 * size, trunk=build.trunk + 40 * size)
     if sign == "wide mediastinum":

@@ -21,6 +21,7 @@ TABLE: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "signs.json
 SIGN_ROWS: dict[str, dict[str, Any]] = TABLE["signs"]
 SIGNS = tuple(SIGN_ROWS)
 DEVICES = tuple(name for name, row in SIGN_ROWS.items() if row.get("device"))
+UNGRADED = (*DEVICES, *(name for name, row in SIGN_ROWS.items() if row.get("ungraded")))  # reports give them no grade
 ATTRIBUTES: dict[str, dict[str, str]] = TABLE["entities"] | {name: row["attributes"] for name, row in SIGN_ROWS.items()}
 IMPLIED: dict[str, list[str]] = TABLE["implied"]  # finding -> signs that it makes unknown
 ZONES = ("apical", "upper", "mid", "lower", "basal", "lateral", "perihilar", "cardiac", "midline", "diffuse")

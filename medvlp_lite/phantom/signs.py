@@ -39,7 +39,8 @@ class Piece(NamedTuple):
 def draw_sign(spec: FindingSpec, scene: Scene) -> np.ndarray:
     """Draw one sign into the scene and return its mask, bool (S, S): where its shape covers more than half a pixel."""
     row, mask = SIGN_ROWS[spec.entity], np.zeros(scene.image.shape, dtype=bool)
-    sides = {"bilateral": ("right", "left"), None: ("left",)}.get(spec.side, (spec.side,))
+    midline = ("left",) if row["attributes"]["site"] != "lung" else ("right", "left")
+    sides = {"bilateral": ("right", "left"), None: midline}.get(spec.side, (spec.side,))
     for index, side in enumerate(sides):
         rng = rng_for(scene.patient.seed, "sign", spec.entity, spec.seed, index)
         for window, part in DRAW[row["kind"]](scene, spec, row, side, rng):
@@ -133,7 +134,7 @@ def _in_lung(scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndarra
 def _at_pleura(scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndarray) -> tuple[float, float]:
     if spec.position == "basal":  # the costophrenic corner
         wall = float(scene.outline.outer(side, 0.78))
-        return wall - 0.01, float(scene.outline.dome(side, wall - 0.01)) + 0.005
+        return wall - 0.03, float(scene.outline.dome(side, wall - 0.03)) - 0.01
     if spec.position == "lower":  # one above the other at the wall
         v = scene.outline.height(side, 1.06) - 0.023 * i
         return float(scene.outline.outer(side, v)) - 0.02 - 0.006 * draw[0], v
@@ -244,7 +245,7 @@ def _outline(scene: Scene, spec: FindingSpec, row: dict, side: str, rng: np.rand
         middle = frame.by_v(outline.a.bend * np.sin((frame.along_v - 0.15) * 6.0))
         return [(everywhere, (np.abs(frame.u - middle) < 0.036) & (frame.v > 0.15) & (frame.v < 0.85))]
     left, right = (frame.by_v(outline.curve("silhouette", s, frame.along_v)) for s in ("left", "right"))
-    inside = (frame.u < left) & (frame.u > -right) & (frame.v > 0.2) & (frame.v < (0.5, 0.85)[spec.side is not None])
+    inside = (frame.u < left) & (frame.u > -right) & (frame.v > 0.2) & (frame.v < (0.85 if spec.side else 0.5))
     return [(everywhere, inside & (frame.u > 0) if site == "aorta" else inside)]
 
 
