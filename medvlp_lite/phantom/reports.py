@@ -127,7 +127,7 @@ def _varied(
         if has_prior and rng.random() < 0.5:
             sentence = f"{sentence[:-1]}, {rng.choice(WORDS.change[_course(patient, spec, rng)])}."
         sentences.append(sentence)
-    normal = not patient.findings
+    normal = len(patient.findings) == len(patient.devices)
     sentences += _resolved(patient, denied, rng)
     sentences += _negations(denied, hedged, rng)
     if not {spec.entity for spec in patient.findings} & set(LUNG_ENTITIES) and rng.random() < 0.5:

@@ -113,17 +113,21 @@ def _apply(scene: Scene, window: tuple, alpha: np.ndarray, density: str) -> None
 
 def _place(scene: Scene, spec: FindingSpec, row: dict, side: str, count: int, rng: np.random.Generator) -> list[Piece]:
     """Where the pieces of a sign lie, by its site; the first ``count`` of a fixed number of draws."""
-    draws = rng.random((40, 4))[:count]
+    common, draws = rng.random(2).tolist(), rng.random((40, 4))[:count]
     base = row["size"][spec.level] * (0.9 + 0.2 * draws[:, 2])
     low, high = row.get("angle", (0.0, 0.0))
     turns = low + (high - low) * draws[:, 3]
     where = PLACES[row.get("anchor", row["attributes"]["site"])]
-    return [Piece(*where(scene, spec, side, i, draw), *rest) for i, (draw, *rest) in enumerate(zip(draws, base, turns))]
+    return [
+        Piece(*where(scene, spec, side, i, draw, common), *rest)
+        for i, (draw, *rest) in enumerate(zip(draws, base, turns))
+    ]
 
 
-def _in_lung(scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndarray) -> tuple[float, float]:
-    rng = rng_for(scene.patient.seed, "place", spec.entity, spec.seed)
-    w, v = scene.place(side, spec.position, rng.random(2).tolist(), 1.2 * SIGN_ROWS[spec.entity]["size"][2])
+def _in_lung(
+    scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndarray, common: list[float]
+) -> tuple[float, float]:
+    w, v = scene.place(side, spec.position, common, 1.2 * SIGN_ROWS[spec.entity]["size"][2])
     if spec.entity == "thickened fissure":
         near, far = scene.base.extent(side, v)
         return (near + far) / 2 + 0.02, scene.base.height(side, 0.52)
@@ -131,7 +135,9 @@ def _in_lung(scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndarra
     return w + spread * (2 * draw[0] - 1), v + spread * (2 * draw[1] - 1)
 
 
-def _at_pleura(scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndarray) -> tuple[float, float]:
+def _at_pleura(
+    scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndarray, common: list[float]
+) -> tuple[float, float]:
     if spec.position == "basal":  # the costophrenic corner
         wall = float(scene.outline.outer(side, 0.78))
         return wall - 0.03, float(scene.outline.dome(side, wall - 0.03)) - 0.01
@@ -142,37 +148,50 @@ def _at_pleura(scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndar
     return float(scene.outline.outer(side, v)) - 0.008, v
 
 
-def _at_hilum(scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndarray) -> tuple[float, float]:
+def _at_hilum(
+    scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndarray, common: list[float]
+) -> tuple[float, float]:
     v = 0.43 + 0.028 * i + 0.01 * draw[1]
     return max(0.095, float(scene.outline.silhouette(side, v)) + 0.012) + 0.02 * draw[0], v
 
 
-def _at_aorta(scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndarray) -> tuple[float, float]:
+def _at_aorta(
+    scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndarray, common: list[float]
+) -> tuple[float, float]:
     return float(scene.outline.silhouette("left", 0.325)) - 0.026, 0.328
 
 
-def _in_mediastinum(scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndarray) -> tuple[float, float]:
+def _in_mediastinum(
+    scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndarray, common: list[float]
+) -> tuple[float, float]:
     size = SIGN_ROWS[spec.entity]["size"][spec.level]
     return scene.outline.shift + 0.025 + 0.03 * draw[0], float(scene.outline.dome("left", 0.1)) - 0.75 * size
 
 
-def _in_heart(scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndarray) -> tuple[float, float]:
+def _in_heart(
+    scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndarray, common: list[float]
+) -> tuple[float, float]:
     return scene.outline.shift + 0.03 + 0.03 * draw[0], scene.outline.height("left", 0.78) + 0.02 * draw[1]
 
 
-def _at_spine(scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndarray) -> tuple[float, float]:
+def _at_spine(
+    scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndarray, common: list[float]
+) -> tuple[float, float]:
     v = 0.28 + 0.052 * (i // 2 + 0.9)
     bend = scene.outline.a.bend * np.sin((v - 0.15) * 6.0)
     return float(bend) + (-1, 1)[i % 2] * 0.036, v + 0.004 * draw[1]
 
 
-def _at_rib(scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndarray) -> tuple[float, float]:
-    rng = rng_for(scene.patient.seed, "place", spec.entity, spec.seed)
-    v = scene.base.height(side, 0.35 + 0.25 * rng.random()) + i * scene.base.a.rib_spacing
+def _at_rib(
+    scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndarray, common: list[float]
+) -> tuple[float, float]:
+    v = scene.base.height(side, 0.35 + 0.25 * common[0]) + i * scene.base.a.rib_spacing
     return float(scene.base.outer(side, v)) - 0.012 - 0.012 * draw[0], v
 
 
-def _in_soft_tissue(scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndarray) -> tuple[float, float]:
+def _in_soft_tissue(
+    scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndarray, common: list[float]
+) -> tuple[float, float]:
     v = 0.20 + 0.42 * draw[1]
     return float(scene.base.outer(side, max(v, 0.25))) + 0.022 + (0.01 + scene.base.a.flank) * draw[0], v
 

@@ -58,7 +58,9 @@ def test_a_sign_is_seen_where_its_mask_is(name):
             (mask,) = drawn.masks
             change = np.abs(drawn.image.astype(float) - grey(patient))
             assert mask.any() and mask.dtype == bool
-            factor = 1 if SIGN_ROWS[name]["kind"] == "outline" else 2  # an outline's mask is the structure, inside and all
+            factor = (
+                1 if SIGN_ROWS[name]["kind"] == "outline" else 2
+            )  # an outline's mask is the structure, inside and all
             assert change[mask].mean() > factor * change[~mask].mean(), (name, seed)
 
 
