@@ -27,14 +27,7 @@ from medvlp_lite.studies import SEVERITIES
 BILATERAL_SHARE = {"consolidation": 0.15, "ground-glass opacity": 0.3, "effusion": 0.3, "pleural thickening": 0.25}
 DEFAULT_PREVALENCE = 0.12
 SIGN_PREVALENCE = 0.05
-BEDSIDE = (
-    "endotracheal tube",
-    "nasogastric tube",
-    "central venous catheter",
-    "pacemaker",
-    "ECG leads",
-    "sternal wires",
-)  # drawn together, anew at each visit
+BEDSIDE = tuple(name for name, row in SIGN_ROWS.items() if row.get("bedside"))  # drawn together, anew at each visit
 SYNDROMES = (
     ("edema", "consolidation", 11.6),
     ("consolidation", "atelectasis", 2.5),

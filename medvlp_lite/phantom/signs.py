@@ -36,6 +36,17 @@ class Piece(NamedTuple):
     turn: float
 
 
+class Spot(NamedTuple):
+    """Where piece ``index`` of a sign is wanted: by draws of its own, and by ``common`` ones that all its pieces share."""
+
+    scene: Scene
+    spec: FindingSpec
+    side: str
+    index: int
+    draw: np.ndarray
+    common: list[float]
+
+
 def draw_sign(spec: FindingSpec, scene: Scene) -> np.ndarray:
     """Draw one sign into the scene and return its mask, bool (S, S): where its shape covers more than half a pixel."""
     row, mask = SIGN_ROWS[spec.entity], np.zeros(scene.image.shape, dtype=bool)
@@ -118,82 +129,62 @@ def _place(scene: Scene, spec: FindingSpec, row: dict, side: str, count: int, rn
     low, high = row.get("angle", (0.0, 0.0))
     turns = low + (high - low) * draws[:, 3]
     where = PLACES[row.get("anchor", row["attributes"]["site"])]
-    return [
-        Piece(*where(scene, spec, side, i, draw, common), *rest)
-        for i, (draw, *rest) in enumerate(zip(draws, base, turns))
-    ]
+    spots = (Spot(scene, spec, side, i, draw, common) for i, draw in enumerate(draws))
+    return [Piece(*where(spot), size, turn) for spot, size, turn in zip(spots, base, turns)]
 
 
-def _in_lung(
-    scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndarray, common: list[float]
-) -> tuple[float, float]:
-    w, v = scene.place(side, spec.position, common, 1.2 * SIGN_ROWS[spec.entity]["size"][2])
-    if spec.entity == "thickened fissure":
-        near, far = scene.base.extent(side, v)
-        return (near + far) / 2 + 0.02, scene.base.height(side, 0.52)
-    spread = (0.0, 0.06)[i > 0]  # the pieces beyond the first lie around it
-    return w + spread * (2 * draw[0] - 1), v + spread * (2 * draw[1] - 1)
+def _in_lung(s: Spot) -> tuple[float, float]:
+    w, v = s.scene.place(s.side, s.spec.position, s.common, 1.2 * SIGN_ROWS[s.spec.entity]["size"][2])
+    if s.spec.entity == "thickened fissure":
+        near, far = s.scene.base.extent(s.side, v)
+        return (near + far) / 2 + 0.02, s.scene.base.height(s.side, 0.52)
+    spread = (0.0, 0.06)[s.index > 0]  # the pieces beyond the first lie around it
+    return w + spread * (2 * s.draw[0] - 1), v + spread * (2 * s.draw[1] - 1)
 
 
-def _at_pleura(
-    scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndarray, common: list[float]
-) -> tuple[float, float]:
-    if spec.position == "basal":  # the costophrenic corner
-        wall = float(scene.outline.outer(side, 0.78))
-        return wall - 0.03, float(scene.outline.dome(side, wall - 0.03)) - 0.01
-    if spec.position == "lower":  # one above the other at the wall
-        v = scene.outline.height(side, 1.06) - 0.023 * i
-        return float(scene.outline.outer(side, v)) - 0.02 - 0.006 * draw[0], v
-    v = scene.outline.height(side, 0.45 + 0.14 * i + 0.08 * draw[1])
-    return float(scene.outline.outer(side, v)) - 0.008, v
+def _at_pleura(s: Spot) -> tuple[float, float]:
+    if s.spec.position == "basal":  # the costophrenic corner
+        wall = float(s.scene.outline.outer(s.side, 0.78))
+        return wall - 0.03, float(s.scene.outline.dome(s.side, wall - 0.03)) - 0.01
+    if s.spec.position == "lower":  # one above the other at the wall
+        v = s.scene.outline.height(s.side, 1.06) - 0.023 * s.index
+        return float(s.scene.outline.outer(s.side, v)) - 0.02 - 0.006 * s.draw[0], v
+    v = s.scene.outline.height(s.side, 0.45 + 0.14 * s.index + 0.08 * s.draw[1])
+    return float(s.scene.outline.outer(s.side, v)) - 0.008, v
 
 
-def _at_hilum(
-    scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndarray, common: list[float]
-) -> tuple[float, float]:
-    v = 0.43 + 0.028 * i + 0.01 * draw[1]
-    return max(0.095, float(scene.outline.silhouette(side, v)) + 0.012) + 0.02 * draw[0], v
+def _at_hilum(s: Spot) -> tuple[float, float]:
+    v = 0.43 + 0.028 * s.index + 0.01 * s.draw[1]
+    return max(0.095, float(s.scene.outline.silhouette(s.side, v)) + 0.012) + 0.02 * s.draw[0], v
 
 
-def _at_aorta(
-    scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndarray, common: list[float]
-) -> tuple[float, float]:
-    return float(scene.outline.silhouette("left", 0.325)) - 0.026, 0.328
+def _at_aorta(s: Spot) -> tuple[float, float]:
+    return float(s.scene.outline.silhouette("left", 0.325)) - 0.026, 0.328
 
 
-def _in_mediastinum(
-    scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndarray, common: list[float]
-) -> tuple[float, float]:
-    size = SIGN_ROWS[spec.entity]["size"][spec.level]
-    return scene.outline.shift + 0.025 + 0.03 * draw[0], float(scene.outline.dome("left", 0.1)) - 0.75 * size
+def _in_mediastinum(s: Spot) -> tuple[float, float]:
+    size = SIGN_ROWS[s.spec.entity]["size"][s.spec.level]
+    return s.scene.outline.shift + 0.025 + 0.03 * s.draw[0], float(s.scene.outline.dome("left", 0.1)) - 0.75 * size
 
 
-def _in_heart(
-    scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndarray, common: list[float]
-) -> tuple[float, float]:
-    return scene.outline.shift + 0.03 + 0.03 * draw[0], scene.outline.height("left", 0.78) + 0.02 * draw[1]
+def _in_heart(s: Spot) -> tuple[float, float]:
+    return s.scene.outline.shift + 0.03 + 0.03 * s.draw[0], s.scene.outline.height("left", 0.78) + 0.02 * s.draw[1]
 
 
-def _at_spine(
-    scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndarray, common: list[float]
-) -> tuple[float, float]:
-    v = 0.28 + 0.052 * (i // 2 + 0.9)
-    bend = scene.outline.a.bend * np.sin((v - 0.15) * 6.0)
-    return float(bend) + (-1, 1)[i % 2] * 0.036, v + 0.004 * draw[1]
+def _at_spine(s: Spot) -> tuple[float, float]:
+    v = 0.28 + 0.052 * (s.index // 2 + 0.9)
+    bend = s.scene.outline.a.bend * np.sin((v - 0.15) * 6.0)
+    return float(bend) + (-1, 1)[s.index % 2] * 0.036, v + 0.004 * s.draw[1]
 
 
-def _at_rib(
-    scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndarray, common: list[float]
-) -> tuple[float, float]:
-    v = scene.base.height(side, 0.35 + 0.25 * common[0]) + i * scene.base.a.rib_spacing
-    return float(scene.base.outer(side, v)) - 0.012 - 0.012 * draw[0], v
+def _at_rib(s: Spot) -> tuple[float, float]:
+    v = s.scene.base.height(s.side, 0.35 + 0.25 * s.common[0]) + s.index * s.scene.base.a.rib_spacing
+    return float(s.scene.base.outer(s.side, v)) - 0.012 - 0.012 * s.draw[0], v
 
 
-def _in_soft_tissue(
-    scene: Scene, spec: FindingSpec, side: str, i: int, draw: np.ndarray, common: list[float]
-) -> tuple[float, float]:
-    v = 0.20 + 0.42 * draw[1]
-    return float(scene.base.outer(side, max(v, 0.25))) + 0.022 + (0.01 + scene.base.a.flank) * draw[0], v
+def _in_soft_tissue(s: Spot) -> tuple[float, float]:
+    v = 0.20 + 0.42 * s.draw[1]
+    return float(s.scene.base.outer(s.side, max(v, 0.25))) + 0.022 + (0.01 + s.scene.base.a.flank) * s.draw[0], v
 
 
 PLACES: dict[str, Callable] = {
