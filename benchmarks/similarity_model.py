@@ -56,7 +56,7 @@ def pretrain(
     if len(sentences) < batch_size:
         raise ValueError(f"a batch of {batch_size} needs at least as many sentences, got {len(sentences)}")
     torch.manual_seed(seed)
-    encoder = TextEncoder(tokenizer, "lite", max_length)
+    encoder = TextEncoder(tokenizer, (128, 1, 4), max_length)
     model = BertForMaskedLM(encoder.bert.config).train()
     pieces = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tokenizer.definition), **SPECIAL)
     collator = DataCollatorForLanguageModeling(pieces, mlm_probability=0.15)

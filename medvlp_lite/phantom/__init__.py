@@ -9,9 +9,11 @@ Built in chapter 01_image_report_pairs.
 
 from medvlp_lite.phantom.corpus import make_studies, study_from_patient
 from medvlp_lite.phantom.patients import (
+    ATTRIBUTES,
     DEVICES,
     ENTITIES,
     POSITIONS,
+    SIGNS,
     UNSEEN,
     ZONES,
     FindingSpec,
@@ -23,6 +25,6 @@ from medvlp_lite.phantom.reports import SYNONYMS, Report, write_report
 from medvlp_lite.phantom.sampling import follow_up, sample_patient
 
 __all__ = [
-    "DEVICES", "ENTITIES", "POSITIONS", "SYNONYMS", "UNSEEN", "ZONES", "FindingSpec", "Patient", "Rendered", "Report",
+    "ATTRIBUTES", "DEVICES", "ENTITIES", "POSITIONS", "SIGNS", "SYNONYMS", "UNSEEN", "ZONES", "FindingSpec", "Patient", "Rendered", "Report",
     "allowed_sides", "follow_up", "make_studies", "render", "sample_patient", "study_from_patient", "write_report",
 ]  # fmt: skip

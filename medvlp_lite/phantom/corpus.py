@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 
-from medvlp_lite.phantom.patients import ENTITIES, UNSEEN, Patient, rng_for
+from medvlp_lite.phantom.patients import ENTITIES, SIGNS, UNGRADED, UNSEEN, FindingSpec, Patient, rng_for
 from medvlp_lite.phantom.render import render
 from medvlp_lite.phantom.reports import MENTION_RATE, write_report
 from medvlp_lite.phantom.sampling import follow_up, sample_patient
@@ -52,6 +52,9 @@ def make_studies(
     mention_rate: tuple[float, float] = MENTION_RATE,
     style: str = "varied",
     devices: bool = True,
+    signs: bool = True,
+    syndromes: bool = False,
+    repeat: float = 0.0,
     start: int = 0,
     workers: int = 1,
 ) -> list[Study]:
@@ -66,8 +69,8 @@ def make_studies(
         workers: how many processes make the studies.
 
     Returns:
-        Studies with a ``Finding`` for every entity in scope, present or absent; a present one has side, position, severity
-        and mask, and ``mentioned`` says whether the report speaks of it. ``meta`` holds "patient" (start interventions
+        Studies with a ``Finding`` for every entity in scope, present, absent or unknown (what another finding implies); a
+        present one has side, position, severity and mask, and ``mentioned`` says whether the report speaks of it. ``meta`` holds "patient" (start interventions
         here), "hedged" (entities the report leaves uncertain) and "visit".
 
     Raises:
@@ -83,7 +86,8 @@ def make_studies(
             prevalence = {} if prevalence is None else dict.fromkeys(entities, prevalence)
         prevalence = {**prevalence, UNSEEN: share}
     sampling = dict(prevalence=prevalence, stage_prevalence=stage_prevalence, entities=scope, devices=devices)
-    writing = dict(mention_rate=mention_rate, style=style, entities=scope)
+    sampling |= dict(signs=signs, syndromes=syndromes)
+    writing = dict(mention_rate=mention_rate, style=style, entities=scope, signs=signs, repeat=repeat)
     make = partial(_make_study, seed=seed, size=size, sampling=sampling, writing=writing)
     numbers = range(start, start + count)
     if workers == 1 or count < 2 * workers:
@@ -101,19 +105,19 @@ def study_from_patient(
     mention_rate: tuple[float, float] = MENTION_RATE,
     entities: Sequence[str] = ENTITIES,
     patient_id: str = "",
+    signs: bool = True,
+    repeat: float = 0.0,
 ) -> Study:
     """The Study of one patient, for instance after an intervention."""
     drawn = render(patient, size)
-    report = write_report(patient, style=style, mention_rate=mention_rate, entities=entities)
-    findings = [
-        PackedFinding(s.entity, True, s.side, s.position, s.severity, mask, mentioned=s.entity in report.mentioned)
-        for s, mask in zip(patient.findings, drawn.masks)
-    ]
+    scope = tuple(dict.fromkeys((*entities, *SIGNS))) if signs else tuple(entities)
+    report = write_report(patient, style=style, mention_rate=mention_rate, entities=scope, repeat=repeat)
+    findings = [_drawn(s, mask, s.entity in report.mentioned) for s, mask in zip(patient.findings, drawn.masks)]
     here = {spec.entity for spec in patient.findings}
-    for entity in entities:
+    unclear = patient.unclear
+    for entity in scope:
         if entity not in here:
-            unclear = entity == "ground-glass opacity" and UNSEEN in here
-            findings.append(Finding(entity, None if unclear else False, mentioned=entity in report.mentioned))
+            findings.append(_not_drawn(entity, None if entity in unclear else False, entity in report.mentioned))
     study_id = study_id or f"phantom-{patient.seed}-{patient.visit}"
     return Study(
         study_id=study_id,
@@ -127,6 +131,16 @@ def study_from_patient(
         licence=LICENCE,
         meta={"patient": patient, "hedged": tuple(sorted(report.hedged)), "visit": patient.visit},
     )
+
+
+def _drawn(spec: FindingSpec, mask: np.ndarray, mentioned: bool) -> Finding:
+    grade = None if spec.entity in UNGRADED else spec.severity
+    return PackedFinding(spec.entity, True, spec.side, spec.position, grade, mask, mentioned=mentioned)
+
+
+@lru_cache(maxsize=512)
+def _not_drawn(entity: str, present: bool | None, mentioned: bool) -> Finding:
+    return Finding(entity, present, mentioned=mentioned)
 
 
 def _make_study(number: int, *, seed: int, size: int, sampling: dict, writing: dict) -> Study:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medvlp_lite.phantom.anatomy import Frame
+from medvlp_lite.phantom.anatomy import SIDES, Frame
 from medvlp_lite.phantom.patients import Patient, rng_for
 from medvlp_lite.phantom.textures import ramp, smooth, strokes
 
@@ -14,11 +14,9 @@ GLYPHS = {
 }
 
 
-def draw_devices(patient: Patient, frame: Frame, image: np.ndarray) -> None:
-    """Add the patient's devices to ``image`` (S, S), in place."""
-    for name in patient.devices:
-        rng = rng_for(patient.seed, "device", name, patient.visit)
-        DRAW[name](rng, frame, image)
+def draw_device(name: str, side: str, rng: np.random.Generator, frame: Frame, image: np.ndarray) -> None:
+    """Add one device to ``image`` (S, S), in place; the side matters only to a chest tube."""
+    DRAW[name](rng, frame, image, side)
 
 
 def draw_marker(patient: Patient, frame: Frame, image: np.ndarray) -> None:
@@ -41,20 +39,20 @@ def draw_marker(patient: Patient, frame: Frame, image: np.ndarray) -> None:
     image[window] = np.maximum(image[window], bright * letter)
 
 
-def _endotracheal(rng: np.random.Generator, frame: Frame, image: np.ndarray) -> None:
+def _endotracheal(rng: np.random.Generator, frame: Frame, image: np.ndarray, side: str) -> None:
     tip = rng.uniform(0.27, 0.33)
     for offset in (-0.006, 0.006):
         strokes(frame, image, [smooth([(0.004 + offset, -0.05), (offset, 0.12), (0.002 + offset, tip)])], 0.004, 0.16)
 
 
-def _nasogastric(rng: np.random.Generator, frame: Frame, image: np.ndarray) -> None:
+def _nasogastric(rng: np.random.Generator, frame: Frame, image: np.ndarray, side: str) -> None:
     x = rng.uniform(-0.01, 0.01)
     end = (0.17, rng.uniform(0.86, 0.95))
     path = [(x, -0.05), (x - 0.008, 0.25), (x + 0.012, 0.5), (0.03, 0.74), (0.10, 0.86), end]
     strokes(frame, image, [smooth(path)], 0.005, 0.22)
 
 
-def _central_line(rng: np.random.Generator, frame: Frame, image: np.ndarray) -> None:
+def _central_line(rng: np.random.Generator, frame: Frame, image: np.ndarray, side: str) -> None:
     tip = (-0.035, rng.uniform(0.38, 0.48))
     if rng.random() < 0.5:
         path = [(-0.10, -0.02), (-0.075, 0.12), (-0.045, 0.24), tip]
@@ -63,7 +61,7 @@ def _central_line(rng: np.random.Generator, frame: Frame, image: np.ndarray) -> 
     strokes(frame, image, [smooth(path)], 0.0045, 0.22)
 
 
-def _pacemaker(rng: np.random.Generator, frame: Frame, image: np.ndarray) -> None:
+def _pacemaker(rng: np.random.Generator, frame: Frame, image: np.ndarray, side: str) -> None:
     u, v = rng.uniform(0.24, 0.31), rng.uniform(0.20, 0.27)
     window = frame.window(u - 0.06, u + 0.06, v - 0.06, v + 0.06)
     x, y = np.abs(frame.u[window] - u) / 0.036, np.abs(frame.v[window] - v) / 0.031
@@ -77,7 +75,7 @@ def _pacemaker(rng: np.random.Generator, frame: Frame, image: np.ndarray) -> Non
         strokes(frame, image, [smooth(path)], 0.0045, 0.32)
 
 
-def _leads(rng: np.random.Generator, frame: Frame, image: np.ndarray) -> None:
+def _leads(rng: np.random.Generator, frame: Frame, image: np.ndarray, side: str) -> None:
     for u, v in ((-0.27, 0.24), (0.28, 0.23), (-0.26, 0.72), (0.27, 0.74))[: int(rng.integers(3, 5))]:
         u, v = u + rng.uniform(-0.04, 0.04), v + rng.uniform(-0.04, 0.04)
         window = frame.window(u - 0.03, u + 0.03, v - 0.03, v + 0.03)
@@ -88,7 +86,25 @@ def _leads(rng: np.random.Generator, frame: Frame, image: np.ndarray) -> None:
         strokes(frame, image, [smooth(path)], 0.003, 0.16)
 
 
-def _wires(rng: np.random.Generator, frame: Frame, image: np.ndarray) -> None:
+def _chest_tube(rng: np.random.Generator, frame: Frame, image: np.ndarray, side: str) -> None:
+    entry, tip, sign = rng.uniform(0.55, 0.68), (rng.uniform(0.14, 0.19), rng.uniform(0.22, 0.30)), SIDES[side]
+    for offset in (-0.006, 0.006):
+        path = [(0.50, entry + 0.05), (0.37, entry), (0.27, entry - 0.09 + offset), (0.22 + offset, 0.42)]
+        path.append((tip[0] + offset, tip[1]))
+        strokes(frame, image, [smooth(path) * [sign, 1]], 0.004, 0.24)
+
+
+def _port(rng: np.random.Generator, frame: Frame, image: np.ndarray, side: str) -> None:
+    u, v = -rng.uniform(0.22, 0.28), rng.uniform(0.28, 0.34)
+    window = frame.window(u - 0.04, u + 0.04, v - 0.04, v + 0.04)
+    x, y = np.abs(frame.u[window] - u) / 0.023, np.abs(frame.v[window] - v) / 0.023
+    r = (x**4 + y**4) ** 0.25
+    image[window] += 0.42 * ramp(1 - r, 0.15) - 0.16 * ramp(0.6 - r, 0.2)
+    path = [(u, v - 0.02), (-0.20, 0.18), (-0.11, 0.17), (-0.05, 0.26), (-0.035, rng.uniform(0.40, 0.47))]
+    strokes(frame, image, [smooth(path)], 0.0045, 0.24)
+
+
+def _wires(rng: np.random.Generator, frame: Frame, image: np.ndarray, side: str) -> None:
     t, loops = np.linspace(0, 2 * np.pi, 24), []
     for k in range(int(rng.integers(4, 7))):
         v, tilt, x = 0.30 + 0.068 * k, rng.normal(0, 0.004), rng.normal(0, 0.003)
@@ -103,4 +119,6 @@ DRAW = {
     "pacemaker": _pacemaker,
     "ECG leads": _leads,
     "sternal wires": _wires,
+    "chest tube": _chest_tube,
+    "port": _port,
 }

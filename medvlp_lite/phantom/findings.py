@@ -7,13 +7,15 @@ Built in chapter 01_image_report_pairs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medvlp_lite.phantom import opacities
 from medvlp_lite.phantom.anatomy import SIDES
-from medvlp_lite.phantom.patients import FindingSpec, Patient, rng_for
+from medvlp_lite.phantom.patients import SIGN_ROWS, Anatomy, Exposure, FindingSpec, Patient, rng_for
+from medvlp_lite.phantom.signs import draw_sign
 from medvlp_lite.phantom.textures import bump, ramp, strokes, texture
 
 if TYPE_CHECKING:
@@ -26,8 +28,9 @@ PUSH = (0.0, 0.004, 0.02)
 
 
 def deform(patient: Patient) -> dict:
-    """How findings change the outlines: dome lift (right, left), mediastinal shift, heart growth. Empty if they do not."""
+    """The arguments of the outline as findings change it: dome lifts, shift, heart, build and breath. Empty if they do not."""
     lift, shift, heart = {"right": 0.0, "left": 0.0}, 0.0, 1.0
+    build, breath = patient.anatomy, patient.exposure
     for spec in patient.findings:
         if spec.entity == "cardiomegaly":
             calm = 1 + 0.35 * (patient.anatomy.heart - 1)  # a big heart is big whatever it was before
@@ -37,9 +40,36 @@ def deform(patient: Patient) -> dict:
             shift += SIDES[spec.side] * PULL[spec.level]
         elif spec.entity == "effusion" and spec.side != "bilateral":
             shift -= SIDES[spec.side] * PUSH[spec.level]
-    if heart == 1.0 and shift == 0.0 and not any(lift.values()):
+        elif spec.entity in SIGN_ROWS and SIGN_ROWS[spec.entity]["kind"] == "outline":
+            size, name = SIGN_ROWS[spec.entity]["size"][spec.level], spec.entity
+            if name in ("raised diaphragm", "volume loss"):
+                lift[spec.side] += size
+            if name in ("mediastinal shift", "volume loss"):
+                shift += SIDES[spec.side] * size * (1.0 if name == "mediastinal shift" else 0.3)
+            build, breath = _grown(build, name, size, spec.seed), _breathed(breath, name, size)
+    if build is patient.anatomy and breath is patient.exposure and heart == 1 and not shift and not any(lift.values()):
         return {}
-    return {"lift": (lift["right"], lift["left"]), "shift": shift, "heart": heart}
+    lifts = (lift["right"], lift["left"])
+    return dict(anatomy=build, exposure=breath, view=patient.view, lift=lifts, shift=shift, heart=heart)
+
+
+def _grown(build: Anatomy, sign: str, size: float, seed: int) -> Anatomy:
+    """The build with a sign of spine, aorta, mediastinum or inflation."""
+    if sign == "scoliosis":
+        return replace(build, bend=(size, -size)[seed % 2])
+    if sign == "tortuous aorta":
+        return replace(build, knob=build.knob + 30 * size, trunk=build.trunk + 40 * size)
+    if sign == "wide mediastinum":
+        return replace(build, mediastinum=build.mediastinum + size)
+    if sign == "hyperinflation":
+        return replace(build, dome_curve=0.35 * build.dome_curve, heart=build.heart * (1 - 2 * size))
+    return build
+
+
+def _breathed(breath: Exposure, sign: str, size: float) -> Exposure:
+    """The film with more or less air in the lungs."""
+    change = {"hyperinflation": size, "low volume": -size}.get(sign)
+    return breath if change is None else replace(breath, inspiration=breath.inspiration + change)
 
 
 def draw_finding(spec: FindingSpec, scene: Scene) -> np.ndarray:
@@ -48,6 +78,8 @@ def draw_finding(spec: FindingSpec, scene: Scene) -> np.ndarray:
     sides = ("right", "left") if spec.side in ("bilateral", None) else (spec.side,)
     if spec.entity == "cardiomegaly":
         return _heart_mask(scene)
+    if spec.entity in SIGN_ROWS:
+        return draw_sign(spec, scene)
     for index, side in enumerate(sides):
         rng = rng_for(scene.patient.seed, "finding", spec.entity, spec.seed, index)
         window, part = DRAW[spec.entity](scene, spec, side, rng)

@@ -6,15 +6,25 @@ Built in chapter 01_image_report_pairs.
 
 from __future__ import annotations
 
+import json
 import zlib
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from medvlp_lite.studies import SEVERITIES
 
 UNSEEN = "covid-19"
-ZONES = ("apical", "upper", "mid", "lower", "basal", "lateral", "perihilar", "cardiac")
+TABLE: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "signs.json").read_text(encoding="utf-8"))
+SIGN_ROWS: dict[str, dict[str, Any]] = TABLE["signs"]
+SIGNS = tuple(SIGN_ROWS)
+DEVICES = tuple(name for name, row in SIGN_ROWS.items() if row.get("device"))
+UNGRADED = (*DEVICES, *(name for name, row in SIGN_ROWS.items() if row.get("ungraded")))  # reports give them no grade
+ATTRIBUTES: dict[str, dict[str, str]] = TABLE["entities"] | {name: row["attributes"] for name, row in SIGN_ROWS.items()}
+IMPLIED: dict[str, list[str]] = TABLE["implied"]  # finding -> signs that it makes unknown
+ZONES = ("apical", "upper", "mid", "lower", "basal", "lateral", "perihilar", "cardiac", "midline", "diffuse")
 POSITIONS: dict[str, tuple[str, ...]] = {
     "consolidation": ("upper", "mid", "lower"),
     "ground-glass opacity": ("upper", "mid", "lower"),
@@ -29,18 +39,11 @@ POSITIONS: dict[str, tuple[str, ...]] = {
     "granuloma": ("upper", "mid", "lower"),
     "pneumoconiosis": ("upper", "mid", "lower"),
     UNSEEN: ("basal",),
+    **{name: tuple(row["positions"]) for name, row in SIGN_ROWS.items()},
 }
-ENTITIES = tuple(entity for entity in POSITIONS if entity != UNSEEN)
+ENTITIES = tuple(entity for entity in POSITIONS if entity != UNSEEN and entity not in SIGN_ROWS)
 ONE_SIDED = ("nodule", "mass", "pneumothorax", "atelectasis", "granuloma")
 ALWAYS_BILATERAL = ("edema", "pneumoconiosis", UNSEEN)
-DEVICES = (
-    "endotracheal tube",
-    "nasogastric tube",
-    "central venous catheter",
-    "pacemaker",
-    "ECG leads",
-    "sternal wires",
-)
 
 
 def rng_for(*key: int | str) -> np.random.Generator:
@@ -57,6 +60,8 @@ def opacity_type(patient_seed: int, finding_seed: int) -> tuple[str, float]:
 
 def allowed_sides(entity: str) -> tuple[str | None, ...]:
     """The sides ``entity`` may have, the usual one first; (None,) for the heart."""
+    if entity in SIGN_ROWS:
+        return tuple(SIGN_ROWS[entity]["sides"])
     if entity == "cardiomegaly":
         return (None,)
     if entity in ALWAYS_BILATERAL:
@@ -170,11 +175,21 @@ class Patient:
     exposure: Exposure = field(default_factory=Exposure, repr=False)
     view: str = "PA"
     findings: tuple[FindingSpec, ...] = ()
-    devices: tuple[str, ...] = ()
-    scoliosis: bool = False
     marker: str | None = "L"
     visit: int = 0
     prior: tuple[FindingSpec, ...] | None = None
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The names of the tubes, lines and other devices among the findings."""
+        return tuple(spec.entity for spec in self.findings if spec.entity in DEVICES)
+
+    @property
+    def unclear(self) -> frozenset[str]:
+        """What the findings make unknown: signs that come with one of them, and ground glass beside the unseen disease."""
+        here = {spec.entity for spec in self.findings}
+        signs = {sign for entity in here for sign in IMPLIED.get(entity, ())}
+        return frozenset(signs | ({"ground-glass opacity"} if UNSEEN in here else set())) - here
 
     @property
     def stage(self) -> int:

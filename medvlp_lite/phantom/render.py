@@ -21,7 +21,7 @@ from medvlp_lite.phantom.anatomy import (
     lung_fields,
     soft_tissue,
 )
-from medvlp_lite.phantom.devices import draw_devices, draw_marker
+from medvlp_lite.phantom.devices import draw_marker
 from medvlp_lite.phantom.findings import deform, draw_finding
 from medvlp_lite.phantom.patients import Patient, rng_for
 from medvlp_lite.phantom.textures import ramp
@@ -100,7 +100,7 @@ def render(patient: Patient, size: int = 128) -> Rendered:
     healthy = lungs = lung_fields(frame, base)
     changed = deform(patient)
     if changed:
-        outline = Outline(patient.anatomy, patient.exposure, patient.view, **changed)
+        outline = Outline(**changed)
         lungs = lung_fields(frame, outline)
     tissue = soft_tissue(frame, outline, lungs["right"] + lungs["left"])
     image = tissue.image
@@ -112,7 +112,6 @@ def render(patient: Patient, size: int = 128) -> Rendered:
     scene = Scene(patient, frame, outline, base, lungs, healthy, image, tissue.solid, blood)
     masks = tuple(draw_finding(spec, scene) for spec in patient.findings)
     image += blood
-    draw_devices(patient, frame, image)
     image = _expose(patient, frame, image)
     draw_marker(patient, frame, image)
     inside = lungs["right"] + lungs["left"] > 0.5

@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-from medvlp_lite.phantom.patients import ENTITIES, UNSEEN, FindingSpec, Patient, opacity_type
+from medvlp_lite.phantom.patients import ENTITIES, SIGN_ROWS, SIGNS, UNSEEN, FindingSpec, Patient, opacity_type
 
 WORDS = SimpleNamespace(**json.loads((Path(__file__).parent / "data" / "phrases.json").read_text(encoding="utf-8")))
 SYNONYMS: dict[str, list[str]] = WORDS.synonyms
 STYLES = ("varied", "terse", "template")
 MENTION_RATE = (0.9, 0.35)
 HEDGE_RATE = (0.25, 0.10, 0.03)  # by severity
+SIGN_RATE = (0.95, 0.09)  # signs are mentioned less often: the mention rates are multiplied by this
 LUNG_ENTITIES = (*ENTITIES[:4], "edema", "atelectasis", "granuloma", "pneumoconiosis", "pneumothorax", UNSEEN)
+LUNG_ENTITIES += tuple(name for name, row in SIGN_ROWS.items() if row["attributes"]["site"] in ("lung", "pleura"))
 MILLIMETRES = {"nodule": (15, 20, 26), "mass": (37, 50, 67)}
 
 
@@ -38,7 +40,8 @@ def write_report(
     seed: int = 0,
     style: str = "varied",
     mention_rate: tuple[float, float] = MENTION_RATE,
-    entities: Sequence[str] = ENTITIES,
+    entities: Sequence[str] = (*ENTITIES, *SIGNS),
+    repeat: float = 0.0,
 ) -> Report:
     """Write the report of a patient's film.
 
@@ -46,7 +49,9 @@ def write_report(
         style: "varied" (sections, many phrasings, hedges, comparisons, distractors), "terse" (short notes) or "template"
             (one fixed sentence per finding, nothing hedged).
         mention_rate: the share of present and the average share of absent entities that the report speaks of. A sentence
-            such as "The lungs are clear" counts as no mention.
+            such as "The lungs are clear" counts as no mention. Signs: 0.95 and 0.09 times these rates.
+        entities: what may be denied; what is present is always spoken of at its rate.
+        repeat: the share of reports that are one of four stock texts, word for word, given by the pneumoconiosis stage alone.
 
     Raises:
         ValueError: for an unknown style or rates outside [0, 1].
@@ -55,11 +60,42 @@ def write_report(
         raise ValueError(f"style must be one of {', '.join(STYLES)}, got {style!r}")
     if len(mention_rate) != 2 or not all(0 <= rate <= 1 for rate in mention_rate):
         raise ValueError(f"mention_rate must be two shares in [0, 1] for present and absent, got {mention_rate}")
-    rng = random.Random(f"{patient.seed}/{patient.visit}/{seed}/{style}")
-    said = [spec for spec in patient.findings if rng.random() < mention_rate[0]]
+    if not 0 <= repeat <= 1:
+        raise ValueError(f"repeat must be a share in [0, 1], got {repeat}")
+    key = f"{patient.seed}/{patient.visit}/{seed}/{style}"
+    if repeat and random.Random(f"{key}/repeat").random() < repeat:
+        return Report(WORDS.stock[patient.stage], frozenset(["pneumoconiosis"]), frozenset())
+    rng = random.Random(key)
+    said = [spec for spec in patient.findings if spec.entity not in SIGN_ROWS and rng.random() < mention_rate[0]]
     here = {spec.entity for spec in patient.findings}
-    denied = [e for e in entities if e not in here and _denies(e, here, mention_rate[1], rng)]
-    return {"varied": _varied, "terse": _terse, "template": _template}[style](patient, said, denied, rng)
+    headline = [e for e in entities if e not in SIGN_ROWS]
+    denied = [e for e in headline if e not in here and _denies(e, here, mention_rate[1], rng)]
+    signs, named = _signs(patient, entities, mention_rate, style, random.Random(f"{key}/signs"))
+    report = {"varied": _varied, "terse": _terse, "template": _template}[style](patient, said, denied, signs, rng)
+    return Report(report.text, report.mentioned | named, report.hedged)
+
+
+def _signs(
+    patient: Patient, entities: Sequence[str], mention_rate: tuple[float, float], style: str, rng: random.Random
+) -> tuple[list[str], set[str]]:
+    """Sentences on signs, and the signs that they speak of."""
+    yes, no = (rate * share for rate, share in zip(mention_rate, SIGN_RATE))
+    here = [spec for spec in patient.findings if spec.entity in SIGN_ROWS]
+    out = patient.unclear.union(spec.entity for spec in here)
+    said = [spec for spec in here if rng.random() < yes]
+    denied = [name for name in entities if name in SIGN_ROWS and rng.random() < no and name not in out]
+    sentences = [_sign_sentence(patient, spec, style, rng) for spec in said]
+    for name in denied:
+        frame = "There is no {names}." if style == "template" else rng.choice(WORDS.negations)
+        sentences.append(frame.format(names=rng.choice(SIGN_ROWS[name]["names"])))
+    return sentences, {spec.entity for spec in said} | set(denied)
+
+
+def _sign_sentence(patient: Patient, spec: FindingSpec, style: str, rng: random.Random) -> str:
+    np, plural = _phrase(patient, spec, rng, short=style == "template")
+    if style == "terse":
+        return _fill("{Np}.", np=np)
+    return _fill(rng.choice(WORDS.frames if style == "varied" else WORDS.frames[:1])[plural], np=np)
 
 
 def _denies(entity: str, here: set[str], rate: float, rng: random.Random) -> bool:
@@ -69,7 +105,9 @@ def _denies(entity: str, here: set[str], rate: float, rng: random.Random) -> boo
     return draw < 1 - (1 - rate) ** WORDS.denial_weights.get(entity, 0.55)
 
 
-def _varied(patient: Patient, said: list[FindingSpec], denied: list[str], rng: random.Random) -> Report:
+def _varied(
+    patient: Patient, said: list[FindingSpec], denied: list[str], signs: list[str], rng: random.Random
+) -> Report:
     hedged, sentences, pending = set(), [], []
     has_prior = patient.prior is not None or rng.random() < 0.25
     for spec in said:
@@ -89,12 +127,12 @@ def _varied(patient: Patient, said: list[FindingSpec], denied: list[str], rng: r
         if has_prior and rng.random() < 0.5:
             sentence = f"{sentence[:-1]}, {rng.choice(WORDS.change[_course(patient, spec, rng)])}."
         sentences.append(sentence)
-    normal = not patient.findings
+    normal = len(patient.findings) == len(patient.devices)
     sentences += _resolved(patient, denied, rng)
     sentences += _negations(denied, hedged, rng)
     if not {spec.entity for spec in patient.findings} & set(LUNG_ENTITIES) and rng.random() < 0.5:
         sentences.append(rng.choice(WORDS.clear))
-    sentences += _surroundings(patient, rng)
+    sentences += signs + _surroundings(patient, rng)
     if rng.random() < 0.5:
         rng.shuffle(sentences)
     sections = _heading(patient, has_prior, rng)
@@ -104,23 +142,26 @@ def _varied(patient: Patient, said: list[FindingSpec], denied: list[str], rng: r
     return Report("\n".join(sections), frozenset(mentioned), frozenset(hedged))
 
 
-def _terse(patient: Patient, said: list[FindingSpec], denied: list[str], rng: random.Random) -> Report:
+def _terse(
+    patient: Patient, said: list[FindingSpec], denied: list[str], signs: list[str], rng: random.Random
+) -> Report:
     notes = [_fill("{Np}.", np=_phrase(patient, spec, rng, short=True)[0]) for spec in said]
-    notes += _negations(denied, set(), rng, hedges=False)
-    notes += [rng.choice(WORDS.devices[name]) for name in patient.devices if rng.random() < 0.5]
-    notes += rng.sample(WORDS.distractors, rng.choice((0, 0, 1, 1, 2)))
+    notes += _negations(denied, set(), rng, hedges=False) + signs
+    notes += _distractors(patient, rng.choice((0, 0, 1, 1, 2)), rng)
     rng.shuffle(notes)
     opening = "" if rng.random() < 0.3 else f"{rng.choice(WORDS.views[patient.view])} "
-    text = f"FINDINGS: {opening}{' '.join(notes or [rng.choice(WORDS.distractors)])}"
+    text = f"FINDINGS: {opening}{' '.join(notes or _distractors(patient, 1, rng))}"
     return Report(text, frozenset([s.entity for s in said] + denied), frozenset())
 
 
-def _template(patient: Patient, said: list[FindingSpec], denied: list[str], rng: random.Random) -> Report:
+def _template(
+    patient: Patient, said: list[FindingSpec], denied: list[str], signs: list[str], rng: random.Random
+) -> Report:
     sentences = []
     for spec in said:
         where = {None: "", "bilateral": " in both lungs"}.get(spec.side, f" in the {spec.side} lung")
         sentences.append(f"There is {spec.severity} {spec.entity}{where}, {spec.position}.")
-    sentences += [f"There is no {entity}." for entity in denied]
+    sentences += [f"There is no {entity}." for entity in denied] + signs
     names = ", ".join(spec.entity for spec in said) or "no finding"
     text = f"FINDINGS: {' '.join(sentences) or 'Nothing is described.'}\nIMPRESSION: {names.capitalize()}."
     return Report(text, frozenset([s.entity for s in said] + denied), frozenset())
@@ -128,11 +169,13 @@ def _template(patient: Patient, said: list[FindingSpec], denied: list[str], rng:
 
 def _phrase(patient: Patient, spec: FindingSpec, rng: random.Random, short: bool = False) -> tuple[str, bool]:
     """A noun phrase with grade and place, and whether it is a plural."""
-    templates = WORDS.present[spec.entity]
+    templates = SIGN_ROWS[spec.entity]["present"] if spec.entity in SIGN_ROWS else WORDS.present[spec.entity]
     if spec.side == "bilateral":
         templates = WORDS.present_bilateral.get(spec.entity, templates)
     template = templates[0] if short else rng.choice(templates)
     sizes = MILLIMETRES.get(spec.entity, (0, 0, 0))
+    if spec.side == "bilateral" and spec.entity in SIGN_ROWS:
+        template = template.replace("the {side}-sided", "bilateral").replace("{side}-sided", "{side}")
     text = template.lstrip("*").format(
         sev=rng.choice(WORDS.grades.get(spec.entity, WORDS.grades["default"])[spec.level]),
         mod=rng.choice(WORDS.grade_adverbs[spec.severity]),
@@ -188,7 +231,8 @@ def _course(patient: Patient, spec: FindingSpec, rng: random.Random) -> str:
 
 
 def _resolved(patient: Patient, denied: list[str], rng: random.Random) -> list[str]:
-    gone = [old.entity for old in patient.prior or () if patient.find(old.entity) is None]
+    before = [old.entity for old in patient.prior or () if old.entity not in SIGN_ROWS]
+    gone = [entity for entity in before if patient.find(entity) is None]
     sentences = []
     for entity in gone:
         if rng.random() < 0.7 and not (entity == "ground-glass opacity" and patient.find(UNSEEN)):
@@ -219,14 +263,16 @@ def _negations(denied: list[str], hedged: set[str], rng: random.Random, hedges: 
 
 
 def _surroundings(patient: Patient, rng: random.Random) -> list[str]:
-    sentences = [rng.choice(WORDS.devices[name]) for name in patient.devices if rng.random() < 0.85]
-    if patient.scoliosis and rng.random() < 0.8:
-        sentences.append(rng.choice(WORDS.scoliosis))
-    if patient.exposure.inspiration < -0.012 and rng.random() < 0.6:
-        sentences.append(rng.choice(WORDS.shallow_breath))
+    sentences = []
     if abs(patient.exposure.turn) > 0.012 and rng.random() < 0.6:
         sentences.append(rng.choice(WORDS.rotated))
-    return sentences + rng.sample(WORDS.distractors, rng.choice((0, 1, 1, 2, 3)))
+    return sentences + _distractors(patient, rng.choice((0, 1, 1, 2, 3)), rng)
+
+
+def _distractors(patient: Patient, count: int, rng: random.Random) -> list[str]:
+    """Sentences on what is normal, but for those that a finding of the patient makes untrue."""
+    chosen = rng.sample(list(WORDS.distractors), count)
+    return [text for text in chosen if not any(patient.find(entity) for entity in WORDS.distractors[text])]
 
 
 def _heading(patient: Patient, has_prior: bool, rng: random.Random) -> list[str]:

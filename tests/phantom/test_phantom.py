@@ -15,6 +15,7 @@ from medvlp_lite.phantom import (
     DEVICES,
     ENTITIES,
     POSITIONS,
+    SIGNS,
     UNSEEN,
     ZONES,
     FindingSpec,
@@ -182,7 +183,8 @@ def test_anatomy_is_the_same_at_every_resolution():
         small, large = render(patient, 128), render(patient, 256)
         shrunk = large.image.reshape(128, 2, 128, 2).mean(axis=(1, 3))
         assert np.abs(shrunk - small.image).mean() < 2.5
-        for a, b in zip(small.masks, large.masks):
+        wide = [spec.entity in ENTITIES for spec in patient.findings]  # a line one pixel wide has no half
+        for a, b in ((a, b) for a, b, compared in zip(small.masks, large.masks, wide) if compared):
             halved = b.reshape(128, 2, 128, 2).mean(axis=(1, 3)) > 0.5
             assert (a & halved).sum() > 0.7 * (a | halved).sum()
         huge = render(patient, 512).image
@@ -205,23 +207,22 @@ def test_prevalence_is_what_was_asked_for():
     for entity in ENTITIES:
         share = np.mean([p.find(entity) is not None for p in patients])
         assert 0.09 < share < 0.22
-    assert 0.2 < np.mean([not p.findings for p in patients]) < 0.3
+    assert 0.2 < np.mean([not any(p.find(entity) for entity in ENTITIES) for p in patients]) < 0.3
+    assert 0.05 < np.mean([not p.findings for p in patients]) < 0.12
     asked = {"nodule": 0.5, "effusion": 0.0}
     patients = [sample_patient(seed, prevalence=asked, stage_prevalence=(0.25,) * 4) for seed in range(1500)]
     assert np.mean([p.find("nodule") is not None for p in patients]) == pytest.approx(0.5, abs=0.05)
     assert not any(p.find("effusion") for p in patients)
     assert np.bincount([p.stage for p in patients]) / 1500 == pytest.approx([0.25] * 4, abs=0.05)
-    assert all(len(sample_patient(seed, prevalence=1.0).findings) == len(ENTITIES) for seed in range(5))
+    every = [sample_patient(seed, prevalence=1.0) for seed in range(5)]
+    assert all(patient.find(entity) for patient in every for entity in ENTITIES)
 
 
-def test_devices_are_distractors():
-    patient = healthy(8)
-    for name in DEVICES:
-        drawn = render(replace(patient, devices=(name,)), 96)
-        assert (drawn.image != render(patient, 96).image).any() and drawn.masks == ()
-    devices = [sample_patient(seed).devices for seed in range(300)]
+def test_devices_come_together_at_the_bedside():
+    devices = [sample_patient(seed, signs=False).devices for seed in range(300)]
     assert 0.2 < np.mean([bool(names) for names in devices]) < 0.4
-    assert any(sample_patient(seed).scoliosis for seed in range(100))
+    assert {len(names) for names in devices} == {0, 1, 2}
+    assert {name for names in devices for name in names} <= set(DEVICES)
 
 
 def test_studies_do_not_depend_on_how_they_are_made():
@@ -238,9 +239,9 @@ def test_studies_do_not_depend_on_how_they_are_made():
 def test_a_study_tells_the_truth_about_every_entity():
     for study in make_studies(60, size=64):
         patient = study.meta["patient"]
-        assert {f.entity for f in study.findings} == set(ENTITIES)
+        assert {f.entity for f in study.findings} == {*ENTITIES, *SIGNS}
         assert study.stage == patient.stage and "MIT" in study.licence
-        for finding in study.findings:
+        for finding in (f for f in study.findings if f.entity in ENTITIES):
             spec = patient.find(finding.entity)
             assert finding.present is (spec is not None) and finding.mentioned in (True, False)
             if spec:

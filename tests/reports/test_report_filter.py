@@ -34,8 +34,8 @@ CASES = [
     ("The heart is enlarged.", ["cardiomegaly+"]),
     ("Moderately enlarged cardiac silhouette.", ["cardiomegaly+///moderate"]),
     ("Severe cardiomegaly.", ["cardiomegaly+///severe"]),
-    ("Blunted right costophrenic angle.", ["blunting+/right"]),
-    ("Both costophrenic angles are blunted.", ["blunting+/bilateral"]),
+    ("Blunted right costophrenic angle.", ["blunted angle+/right"]),
+    ("Both costophrenic angles are blunted.", ["blunted angle+/bilateral"]),
     ("Mild degenerative changes of the thoracic spine.", ["degenerative spine+///mild"]),
     ("Degenerative changes of both shoulders.", ["degenerative+/bilateral"]),
     ("The lungs are hyperinflated.", ["hyperinflation+"]),
@@ -129,7 +129,7 @@ CASES = [
     ("Status post resection of mass.", []),
     # typing faults, spelling, gaps
     ("No pneumothorax.There is an effusion.", ["pneumothorax-", "effusion+"]),
-    ("Blunting of the left costophrenicangle.", ["blunting+/left"]),
+    ("Blunting of the left costophrenicangle.", ["blunted angle+/left"]),
     ("Pulmonary oedema.", ["edema+"]),
     ("Noeffusion.", ["effusion-"]),
     ("XXXX left XXXX effusion.", ["effusion+/left"]),
@@ -170,11 +170,11 @@ CASES = [
     ("No pneumothorax and bilateral effusions.", ["pneumothorax-", "effusion+/bilateral"]),
     ("No edema, left effusion or pneumothorax.", ["edema-", "effusion-/left", "pneumothorax-"]),
     ("No pneumonia, significant effusion.", ["pneumonia-", "effusion-///severe"]),
-    ("No infiltrate, heart normal, tortuous aorta.", ["infiltrate-", "tortuous+"]),
+    ("No infiltrate, heart normal, tortuous aorta.", ["infiltrate-", "tortuous aorta+"]),
     # more negation
     ("Pneumothorax: none. Effusion: none.", ["pneumothorax-", "effusion-"]),
     ("Failed to demonstrate any consolidation.", ["consolidation-"]),
-    ("Interval removal of the left chest tube.", ["tube-/left"]),
+    ("Interval removal of the left chest tube.", ["chest tube-/left"]),
     ("Right nodule, not seen before.", ["nodule+/right"]),
     ("The lungs are not well expanded with left atelectasis.", ["atelectasis+/left"]),
     # changes
@@ -198,7 +198,7 @@ CASES = [
     ("Evaluation of the bases is limited, but there is a right effusion.", ["effusion+/right"]),
     ("In the right lung, there is consolidation in the upper lobe.", ["consolidation+/right/upper lobe"]),
     # more words
-    ("Pinching of the left costophrenic sinus.", ["blunting+/left"]),
+    ("Pinching of the left costophrenic sinus.", ["blunted angle+/left"]),
     ("Increased cardiothoracic ratio.", ["cardiomegaly+"]),
     ("Enlarged heart shadow.", ["cardiomegaly+"]),
     ("Hilar shadows are normal.", []),
@@ -225,7 +225,7 @@ def test_there_are_enough_cases_and_they_differ():
         ("The lungs are clear.", "opacity"),
         ("The lungs are well expanded and clear.", "opacity"),
         ("Pulmonary vasculature within normal limits.", "congestion"),
-        ("Costophrenic angles are sharp.", "blunting"),
+        ("Costophrenic angles are sharp.", "blunted angle"),
         ("Bony structures are intact.", "fracture"),
     ],
 )
@@ -420,7 +420,7 @@ def test_what_is_no_report_is_refused(report):
     "name,entity",
     [
         ("effusion", "effusion"),
-        ("blunting", "blunt"),
+        ("blunted angle", "blunt"),
         ("covid-19", "tail_abnorm_obs"),
         ("ground-glass opacity", "opacity"),
     ],

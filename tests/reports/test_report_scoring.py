@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from medvlp_lite.phantom import sample_patient, write_report
+from medvlp_lite.phantom.patients import UNGRADED
 from medvlp_lite.reports.scoring import (
     HEADS,
     baseline_codes,
@@ -87,7 +88,7 @@ def test_phantom_reports_are_read(style, grades):
         report = write_report(patient, style=style)
         drawn = {spec.entity: spec for spec in patient.findings}
         findings = tuple(
-            Finding(name, name in drawn, drawn[name].side if name in drawn else None, severity=drawn[name].severity if name in drawn else None, mentioned=True)
+            Finding(name, name in drawn, drawn[name].side if name in drawn else None, severity=drawn[name].severity if name in drawn and name not in UNGRADED else None, mentioned=True)
             for name in sorted(report.mentioned)
         )  # fmt: skip
         studies.append(
