@@ -6,11 +6,11 @@ Built in chapter 03_contrastive_baseline.
 from medvlp_lite.experiments.draws import Draw
 from medvlp_lite.experiments.profiles import Training
 from medvlp_lite.experiments.runner import Row
-from medvlp_lite.phantom.patients import ENTITIES
+from medvlp_lite.phantom.patients import ENTITIES, SIGNS
 from medvlp_lite.reports.knowledge import describe
 
 APART = 1000  # far from the seeds of every other draw
-DESCRIPTIONS = tuple(map(describe, ENTITIES))
+DESCRIPTIONS = tuple(map(describe, (*ENTITIES, *SIGNS)))
 
 ROWS = (
     Row(
