@@ -13,7 +13,7 @@ from torch import nn
 
 from medvlp_lite.components.contrastive import info_nce, require_positive
 
-WEIGHTINGS = ("joint", "split", "logits", "loss", "none")
+WEIGHTINGS = ("joint", "joint_normalised", "split", "logits", "loss", "none")
 
 
 class ImportanceScore(nn.Linear):
@@ -36,6 +36,15 @@ def importance(scores: torch.Tensor) -> torch.Tensor:
     return F.softplus(scores)
 
 
+def seen_share(visible_map: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
+    """The share (B,) of each image's ``regions`` (B, N), 1 or 0 per patch, that is visible; of the image where there is none.
+
+    An importance that is told where the findings are: what a learned one would have to guess from the mask alone.
+    """
+    counted = torch.where(regions.any(dim=1, keepdim=True), regions.to(visible_map), torch.ones_like(visible_map))
+    return (visible_map * counted).sum(dim=1) / counted.sum(dim=1)
+
+
 def weighted_info_nce(
     similarity: torch.Tensor,
     weights: torch.Tensor,
@@ -48,8 +57,8 @@ def weighted_info_nce(
     """Contrastive loss whose rows count by how informative their visible patches are: equations M-8 and M-8c.
 
     ``similarity`` (B, B) has images in rows and texts in columns; ``weights`` (B,) > 0 is the importance of each image, for
-    row i of both directions. ``weighting``: "joint", weighted logits inside weighted terms (the paper); "split", the mean of
-    four losses, two with weighted logits and two with weighted terms (the released code); "logits" or "loss", one half of
+    row i of both directions. ``weighting``: "joint", weighted logits inside weighted terms (the paper); "joint_normalised", the
+    same with weights divided by their mean, so that no score can turn the whole contrast down; "split", the mean of four losses, two with weighted logits and two with weighted terms (the released code); "logits" or "loss", one half of
     that; "none". ``normalise_loss_weights`` divides by their sum instead of B; None does so for "split" and "loss". The terms'
     weights carry no gradient unless ``detach`` is False: then a low score switches the loss off. Raises ValueError for an
     unknown weighting, shapes that do not fit or a temperature that is not positive.
@@ -62,6 +71,8 @@ def weighted_info_nce(
     if weighting == "none":
         return info_nce(similarity, temperature)
     require_positive(temperature)
+    if weighting == "joint_normalised":
+        weights, weighting = weights / weights.mean(), "joint"
     if normalise_loss_weights is None:
         normalise_loss_weights = weighting != "joint"
     logits = torch.stack([similarity, similarity.t()]) / temperature  # (2, B, B): by image, by text

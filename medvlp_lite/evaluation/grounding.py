@@ -17,6 +17,8 @@ from scipy import ndimage
 from medvlp_lite.components.masked_contrastive import patch_weights, phrase_maps, smooth_maps, upsample_maps
 from medvlp_lite.evaluation.inference import Parts, heatmaps, image_batches
 from medvlp_lite.phantom.patients import ENTITIES
+from medvlp_lite.reports.filter import extract
+from medvlp_lite.reports.sections import findings_text, sentences
 from medvlp_lite.studies import StudyDataset
 from medvlp_lite.systems.base import Query, System
 
@@ -306,39 +308,81 @@ def phrase_grounding(
     names: Sequence[str] = ENTITIES,
     limit: int = 60,
     taus: Sequence[float | None] = TAUS,
-    sigmas: Sequence[float] = (1.5, 0.0),
+    sigmas: Sequence[float] = (1.5,),
+    part: str = "test",
 ) -> list[dict[str, Any]]:
     """CNR, mIoU and pointing game of a MaCo per entity, ``tau_w`` and smoothing (M-10, C-4).
 
-    On the first ``limit`` positive test studies of each entity; maps are upsampled bilinearly, as the official code does.
-    ``tau_w`` None weights no patch. "size" tells small findings from large ones.
+    On the first ``limit`` positive studies of each entity in a part; maps are upsampled bilinearly, as the official code
+    does. ``tau_w`` None weights no patch; what is best on "val" may be reported on "test". "size" tells small findings from
+    large ones.
     """
     system.eval()
-    rows = []
+    rows, dataset = [], getattr(data, part)
     for name in names:
-        found = positive_studies(data.test, name, limit)
+        found = positive_studies(dataset, name, limit)
         if not found:
             continue
-        images = torch.cat(list(image_batches(data.test.subset([place for place, _ in found]), system.device)))
+        images = torch.cat(list(image_batches(dataset.subset([place for place, _ in found]), system.device)))
         positive, negative = system.prompts([Query.about(name)])
         vectors, weights = system.image_projection(system.local_features(images)), system.importance_score.weight[0]
         for tau in taus:
             for sigma in sigmas:
                 maps = smooth_maps(phrase_maps(vectors, positive - negative, patch_weights(weights, tau)), sigma)
-                full = upsample_maps(maps, data.test.size)[:, 0].float().cpu().numpy()
-                scores = phrase_scores(full, [region for _, region in found])
+                scores = phrase_scores(full_size(maps[:, 0], dataset.size), [region for _, region in found])
                 size = "large" if name in LARGE_FINDINGS else "small"
                 rows.append({"entity": name, "size": size, "tau_w": tau, "sigma": sigma, **scores})
     return rows
 
 
-def phrase_scores(maps: np.ndarray, regions: Sequence[np.ndarray]) -> dict[str, float]:
-    """Means over studies of what MaCo's papers report, from maps (N, H, W) at image resolution and their regions."""
+def full_size(maps: torch.Tensor, size: int) -> np.ndarray:
+    """Maps (N, h, w) at image resolution (N, size, size), bilinearly."""
+    return upsample_maps(maps.unsqueeze(1).float(), size)[:, 0].cpu().numpy()
+
+
+@torch.no_grad()
+def sentence_grounding(
+    system: System, data: Parts, names: Sequence[str] = ENTITIES, limit: int = 60
+) -> dict[str, dict[str, float]]:
+    """CNR, mIoU and pointing game of any system asked, as in MS-CXR, by the sentence of each test study's own report.
+
+    Per entity, on its first ``limit`` positive studies, those whose report has a sentence that states it and nothing else.
+    The sentence is compared with nothing.
+    """
+    system.eval()
+    scores = {}
+    for name in names:
+        asked = [
+            (place, region, said)
+            for place, region in positive_studies(data.test, name, limit)
+            if (said := sentence_about(data.test.studies[place].report, name))
+        ]
+        if not asked:
+            continue
+        places, regions, said = zip(*asked)
+        images = torch.cat(list(image_batches(data.test.subset(places), system.device)))
+        heats = torch.cat([system.heatmap(x[None], [Query(text, (text,))])[0] for x, text in zip(images, said)])
+        scores[name] = phrase_scores(full_size(heats, data.test.size), regions)
+    return scores
+
+
+def sentence_about(report: str, name: str) -> str:
+    """The first sentence of a report that says this finding is present and states no other; "" where there is none."""
+    text = findings_text(report)
+    for start, end in sentences(text, 0, len(text)):
+        stated = {found.entity for found in extract(text[start:end]) if found.present}
+        if stated == {name}:
+            return text[start:end]
+    return ""
+
+
+def phrase_scores(maps: np.ndarray, regions: Sequence[np.ndarray], empty: float = float("nan")) -> dict[str, float]:
+    """Means over studies of what MaCo's papers report, from maps (N, H, W) at image resolution and their regions; ``empty``: see ``miou``."""
     pairs = list(zip(maps, regions))
     measures = {
         "cnr": contrast_to_noise,
         "cnr_absolute": lambda heat, region: contrast_to_noise(heat, region, absolute=True),
-        "miou": miou,
+        "miou": lambda heat, region: miou(heat, region, empty=empty),
         "pointing": pointing_game,
     }
     return {"studies": len(pairs), **{k: float(np.mean([f(*pair) for pair in pairs])) for k, f in measures.items()}}

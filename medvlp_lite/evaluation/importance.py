@@ -17,20 +17,24 @@ from medvlp_lite.components.masked_contrastive import (
     ImportanceScore,
     importance,
     patch_weights,
+    phrase_maps,
     row_losses,
+    smooth_maps,
     upsample_maps,
     weighted_info_nce,
 )
 from medvlp_lite.components.reconstruction import patchify, position_map, random_masking, reconstruction_loss
 from medvlp_lite.encoders.image import standardise
 from medvlp_lite.evaluation.classification import auc_table
-from medvlp_lite.evaluation.grounding import TAUS, average_lesion
+from medvlp_lite.evaluation.grounding import TAUS, average_lesion, full_size, phrase_scores, positive_studies
 from medvlp_lite.evaluation.inference import Parts, image_batches, patients_of, pooled_features
 from medvlp_lite.evaluation.linear_probe import probe_scores
+from medvlp_lite.phantom.patients import ENTITIES
 from medvlp_lite.phantom.render import render
 from medvlp_lite.reports.sections import findings_text
 from medvlp_lite.studies import StudyDataset
-from medvlp_lite.systems.maco import MaCo
+from medvlp_lite.systems.base import Query
+from medvlp_lite.systems.maco import SIGMA, TAU_W, MaCo
 
 RATIOS = (0.25, 0.5, 0.75, 0.9)
 
@@ -79,15 +83,32 @@ def share_inside(weights: np.ndarray, area: np.ndarray) -> float:
 
 
 def weight_shares(system: MaCo, area: np.ndarray, taus: Sequence[float | None] = TAUS) -> list[dict[str, Any]]:
-    """What share of the weight map lies on ``area`` (h, w) as training goes on, by temperature of the softmax."""
-    return [
-        {
-            "step": step,
-            **{str(tau): share_inside(patch_weights(weights, tau).cpu().numpy(), area) for tau in taus},
-            "correlation": correlation(weights.cpu().numpy(), area.ravel()),
-        }
-        for step, weights in system.weights_by_step().items()
-    ]
+    """What share of the weight map lies on ``area`` (h, w) after so many steps, by temperature of the softmax.
+
+    "entropy" and "gini" say how far the map of M-10 has gathered at all, wherever: 1 and 0 for equal weights.
+    """
+    found = []
+    for step, weights in system.weights_by_step().items():
+        maps = {tau: patch_weights(weights, tau).cpu().numpy() for tau in (*taus, TAU_W)}
+        shares = {str(tau): share_inside(maps[tau], area) for tau in taus}
+        gathered = {"entropy": relative_entropy(maps[TAU_W]), "gini": gini(maps[TAU_W])}
+        found.append(
+            {"step": step, **shares, **gathered, "correlation": correlation(weights.cpu().numpy(), area.ravel())}
+        )
+    return found
+
+
+def relative_entropy(shares: np.ndarray) -> float:
+    """Entropy of shares (N,) that sum to 1, in units of log N: 1 when all are equal, 0 when one has all."""
+    known = shares[shares > 0].astype(np.float64)
+    return float(-(known * np.log(known)).sum() / np.log(len(shares)))
+
+
+def gini(shares: np.ndarray) -> float:
+    """Gini coefficient of shares (N,) >= 0: half their mean absolute difference over their mean, 0 when all are equal."""
+    ordered = np.sort(shares.astype(np.float64))
+    ranks = np.arange(1, len(ordered) + 1)
+    return float(((2 * ranks - len(ordered) - 1) * ordered).sum() / (len(ordered) * ordered.sum()))
 
 
 def correlation(first: np.ndarray, second: np.ndarray) -> float:
@@ -170,12 +191,80 @@ def learn_scores(
     return {rate: torch.stack(rows).cpu().numpy() for rate, rows in history.items()}
 
 
+@torch.no_grad()
+def mean_importance(system: MaCo, views: int = 512, seed: int = 0) -> float:
+    """The mean importance of random views: what the contrast counts beside the reconstruction under "joint" weights (M-6)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config, grid = system.config, system.image_encoder.grid
+        visible = random_masking(views, grid, config.mask_ratio, block=config.block).to(system.device)
+    return float(importance(system.importance_score(position_map(visible, system.patches))).mean())
+
+
+@torch.no_grad()
+def map_controls(
+    system: MaCo, data: Parts, names: Sequence[str] = ENTITIES, limit: int = 60, seed: int = 0
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Grounding of MaCo's map ("own") beside maps that lack one of its parts, per entity and control (M-10, C-4).
+
+    "no weights": similarity alone. "weights alone": one map for all images and questions. "mean map": the question's map,
+    averaged over training images. "shuffled weights": the same weights in other places. "transplanted": the map of another
+    patient who has the finding. "healthy": that of a patient without it. "other question": the same image, asked about the
+    next finding. "lesion prior": similarity times where training lesions lie, weights as good as a static map can be.
+    """
+    system.eval()
+    weights, generator = patch_weights(system.importance_score.weight[0], TAU_W), torch.Generator().manual_seed(seed)
+    moved = weights[torch.randperm(len(weights), generator=generator).to(weights.device)]
+    typical = _tokens(system, data.train, range(min(512, len(data.train)))).mean(dim=0, keepdim=True)
+    positive, negative = system.prompts([Query.about(name) for name in names])
+    queries = dict(zip(names, (positive - negative).unsqueeze(1)))
+    scores: dict[str, dict[str, dict[str, float]]] = {}
+    for name, other in zip(names, (*names[1:], names[0])):
+        found, lesions = positive_studies(data.test, name, limit), positive_studies(data.train, name, 4 * limit)
+        healthy = np.flatnonzero(data.test.labels[:, data.test.entities.index(name)] == 0)
+        if len(found) < 2 or not lesions or not len(healthy):
+            continue
+        count, own = len(found), _tokens(system, data.test, [place for place, _ in found])
+        absent = _tokens(system, data.test, np.resize(healthy, count))
+        prior = torch.from_numpy(average_lesion([region for _, region in lesions], len(own[0]))).to(own)
+
+        def asked(tokens: torch.Tensor, shares: torch.Tensor, query: str = name) -> torch.Tensor:
+            return smooth_maps(phrase_maps(tokens, queries[query], shares), SIGMA)[:, 0]
+
+        plain, mine = torch.ones_like(weights), asked(own, weights)
+        maps = {
+            "own": mine,
+            "no weights": asked(own, plain),
+            "weights alone": smooth_maps(weights.view(1, 1, *own.shape[1:3]), SIGMA)[0],
+            "mean map": asked(typical, weights),
+            "shuffled weights": asked(own, moved),
+            "transplanted": mine.roll(count // 2, dims=0),
+            "healthy": asked(absent, weights),
+            "other question": asked(own, weights, other),
+            "lesion prior": asked(own, prior.flatten()),
+        }
+        full = {kind: full_size(own.expand(count, -1, -1), data.test.size) for kind, own in maps.items()}
+        scores[name] = {kind: phrase_scores(own, [region for _, region in found], 0.0) for kind, own in full.items()}
+    return scores
+
+
+def _tokens(system: MaCo, dataset: StudyDataset, places: Sequence[int]) -> torch.Tensor:
+    """Projected tokens (N, h, w, d) of some studies, nothing masked."""
+    batches = image_batches(dataset.subset(places), system.device)
+    return torch.cat([system.image_projection(system.local_features(images)) for images in batches])
+
+
 def weight_measures(system: MaCo, data: Parts, block: int = 1) -> dict[str, Any]:
-    """Where the weights lie against the lungs as training goes on, and what each patch was worth on validation studies."""
+    """Where the weights lie against the lungs as training goes on, and what each patch was worth on validation studies.
+
+    "step" counts batches. "temperature" is what was learned of it, "mean_importance" what the contrast has come to count.
+    """
     area = lung_area(data.test, system.image_encoder.grid)
     value = patch_value(system, data.val.subset(range(min(1024, len(data.val)))), block=block)
     return {
         "lungs": {"area": float(area.mean()), "cells": area, "by_step": weight_shares(system, area)},
         "patch_value": {"map": value, "correlation_with_lungs": correlation(value.ravel(), area.ravel())},
         "weights": system.importance_score.weight[0].detach().cpu().numpy(),
+        "temperature": float(1 / system.logit_multiplier),
+        "mean_importance": mean_importance(system),
     }
