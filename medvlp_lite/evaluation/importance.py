@@ -26,7 +26,7 @@ from medvlp_lite.components.masked_contrastive import (
 from medvlp_lite.components.reconstruction import patchify, position_map, random_masking, reconstruction_loss
 from medvlp_lite.encoders.image import standardise
 from medvlp_lite.evaluation.classification import auc_table
-from medvlp_lite.evaluation.grounding import TAUS, average_lesion, full_size, phrase_scores, positive_studies
+from medvlp_lite.evaluation.grounding import TAUS, average_lesion, full_size, phrase_scores, positive_studies, projected
 from medvlp_lite.evaluation.inference import Parts, image_batches, patients_of, pooled_features
 from medvlp_lite.evaluation.linear_probe import probe_scores
 from medvlp_lite.phantom.patients import ENTITIES
@@ -77,38 +77,27 @@ def lung_area(dataset: StudyDataset, grid: int, limit: int = 200) -> np.ndarray:
     return average_lesion([render(study.meta["patient"], dataset.size).lungs for study in studies], grid)
 
 
-def share_inside(weights: np.ndarray, area: np.ndarray) -> float:
-    """The share of a weight map (N,) that sums to 1 which falls on ``area`` (h, w); equal weights give the area's own share."""
-    return float((weights * area.ravel()).sum())
-
-
 def weight_shares(system: MaCo, area: np.ndarray, taus: Sequence[float | None] = TAUS) -> list[dict[str, Any]]:
     """What share of the weight map lies on ``area`` (h, w) after so many steps, by temperature of the softmax.
 
-    "entropy" and "gini" say how far the map of M-10 has gathered at all, wherever: 1 and 0 for equal weights.
+    "gini" says how far the map of M-10 has gathered at all, wherever.
     """
     found = []
     for step, weights in system.weights_by_step().items():
-        maps = {tau: patch_weights(weights, tau).cpu().numpy() for tau in (*taus, TAU_W)}
-        shares = {str(tau): share_inside(maps[tau], area) for tau in taus}
-        gathered = {"entropy": relative_entropy(maps[TAU_W]), "gini": gini(maps[TAU_W])}
-        found.append(
-            {"step": step, **shares, **gathered, "correlation": correlation(weights.cpu().numpy(), area.ravel())}
-        )
+        shares = {str(tau): float(patch_weights(weights, tau).cpu().numpy() @ area.ravel()) for tau in taus}
+        own = {
+            "correlation": correlation(weights.cpu().numpy(), area.ravel()),
+            "gini": gini(patch_weights(weights, TAU_W)),
+        }
+        found.append({"step": step, **shares, **own})
     return found
 
 
-def relative_entropy(shares: np.ndarray) -> float:
-    """Entropy of shares (N,) that sum to 1, in units of log N: 1 when all are equal, 0 when one has all."""
-    known = shares[shares > 0].astype(np.float64)
-    return float(-(known * np.log(known)).sum() / np.log(len(shares)))
-
-
-def gini(shares: np.ndarray) -> float:
+def gini(shares: torch.Tensor) -> float:
     """Gini coefficient of shares (N,) >= 0: half their mean absolute difference over their mean, 0 when all are equal."""
-    ordered = np.sort(shares.astype(np.float64))
-    ranks = np.arange(1, len(ordered) + 1)
-    return float(((2 * ranks - len(ordered) - 1) * ordered).sum() / (len(ordered) * ordered.sum()))
+    ordered = shares.double().sort().values
+    ranks = torch.arange(1 - len(ordered), len(ordered), 2, device=shares.device)
+    return float((ranks * ordered).sum() / (len(ordered) * ordered.sum()))
 
 
 def correlation(first: np.ndarray, second: np.ndarray) -> float:
@@ -118,19 +107,13 @@ def correlation(first: np.ndarray, second: np.ndarray) -> float:
 
 @torch.no_grad()
 def patch_value(
-    system: MaCo,
-    dataset: StudyDataset,
-    *,
-    block: int = 1,
-    mask_ratio: float | None = None,
-    rounds: int = 4,
-    batch: int = 64,
-    seed: int = 0,
-) -> np.ndarray:
+    system: MaCo, dataset: StudyDataset, *, block: int = 1, mask_ratio: float | None = None, rounds: int = 4,
+    batch: int = 64, seed: int = 0,
+) -> np.ndarray:  # fmt: skip
     """What seeing each patch is worth: mean contrastive loss of images that hide it minus that of images that show it.
 
     In nats, on the grid (h, w), from ``rounds`` masks per image: the signal that the importance score can learn from.
-    """  # fmt: skip
+    """
     system.eval()
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
@@ -153,20 +136,13 @@ def patch_value(
 
 
 def learn_scores(
-    system: MaCo,
-    dataset: StudyDataset,
-    *,
-    block: int,
-    rates: Sequence[float] = (3e-3,),
-    steps: int = 150,
-    weighting: str = "joint",
-    batch: int = 64,
-    seed: int = 0,
-) -> dict[float, np.ndarray]:
+    system: MaCo, dataset: StudyDataset, *, block: int, rates: Sequence[float] = (3e-3,), steps: int = 150,
+    weighting: str = "joint", batch: int = 64, seed: int = 0,
+) -> dict[float, np.ndarray]:  # fmt: skip
     """Train fresh score layers alone, one per learning rate, while everything else of the system stands still.
 
     Returns each layer's weights (steps, N). What the score can find, apart from how the encoders answer to it (M-5 to M-8).
-    """  # fmt: skip
+    """
     system.eval()
     torch.manual_seed(seed)
     grid, batch = system.image_encoder.grid, min(batch, len(dataset))
@@ -192,16 +168,6 @@ def learn_scores(
 
 
 @torch.no_grad()
-def mean_importance(system: MaCo, views: int = 512, seed: int = 0) -> float:
-    """The mean importance of random views: what the contrast counts beside the reconstruction under "joint" weights (M-6)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        config, grid = system.config, system.image_encoder.grid
-        visible = random_masking(views, grid, config.mask_ratio, block=config.block).to(system.device)
-    return float(importance(system.importance_score(position_map(visible, system.patches))).mean())
-
-
-@torch.no_grad()
 def map_controls(
     system: MaCo, data: Parts, names: Sequence[str] = ENTITIES, limit: int = 60, seed: int = 0
 ) -> dict[str, dict[str, dict[str, float]]]:
@@ -209,49 +175,41 @@ def map_controls(
 
     "no weights": similarity alone. "weights alone": one map for all images and questions. "mean map": the question's map,
     averaged over training images. "shuffled weights": the same weights in other places. "transplanted": the map of another
-    patient who has the finding. "healthy": that of a patient without it. "other question": the same image, asked about the
-    next finding. "lesion prior": similarity times where training lesions lie, weights as good as a static map can be.
+    patient who has the finding, half a list away. "healthy": of one without it. "other question": asked about the next
+    finding. "lesion prior": similarity times where training lesions lie, weights as good as a static map can be.
     """
     system.eval()
     weights, generator = patch_weights(system.importance_score.weight[0], TAU_W), torch.Generator().manual_seed(seed)
     moved = weights[torch.randperm(len(weights), generator=generator).to(weights.device)]
-    typical = _tokens(system, data.train, range(min(512, len(data.train)))).mean(dim=0, keepdim=True)
+    typical = projected(system, data.train.subset(range(min(512, len(data.train))))).mean(dim=0, keepdim=True)
     positive, negative = system.prompts([Query.about(name) for name in names])
-    queries = dict(zip(names, (positive - negative).unsqueeze(1)))
     scores: dict[str, dict[str, dict[str, float]]] = {}
-    for name, other in zip(names, (*names[1:], names[0])):
+    for name, text, other in zip(names, positive - negative, (positive - negative).roll(-1, dims=0)):
         found, lesions = positive_studies(data.test, name, limit), positive_studies(data.train, name, 4 * limit)
         healthy = np.flatnonzero(data.test.labels[:, data.test.entities.index(name)] == 0)
-        if len(found) < 2 or not lesions or not len(healthy):
+        if len(found) < 4 or not lesions or not len(healthy):
             continue
-        count, own = len(found), _tokens(system, data.test, [place for place, _ in found])
-        absent = _tokens(system, data.test, np.resize(healthy, count))
+        places, regions = zip(*found)
+        own, absent = (projected(system, data.test.subset(rows)) for rows in (places, np.resize(healthy, len(places))))
         prior = torch.from_numpy(average_lesion([region for _, region in lesions], len(own[0]))).to(own)
-
-        def asked(tokens: torch.Tensor, shares: torch.Tensor, query: str = name) -> torch.Tensor:
-            return smooth_maps(phrase_maps(tokens, queries[query], shares), SIGMA)[:, 0]
-
-        plain, mine = torch.ones_like(weights), asked(own, weights)
+        mine = phrase_maps(own, text[None], weights)
         maps = {
             "own": mine,
-            "no weights": asked(own, plain),
-            "weights alone": smooth_maps(weights.view(1, 1, *own.shape[1:3]), SIGMA)[0],
-            "mean map": asked(typical, weights),
-            "shuffled weights": asked(own, moved),
-            "transplanted": mine.roll(count // 2, dims=0),
-            "healthy": asked(absent, weights),
-            "other question": asked(own, weights, other),
-            "lesion prior": asked(own, prior.flatten()),
+            "no weights": phrase_maps(own, text[None], torch.ones_like(weights)),
+            "weights alone": weights.view(1, 1, *own.shape[1:3]),
+            "mean map": phrase_maps(typical, text[None], weights),
+            "shuffled weights": phrase_maps(own, text[None], moved),
+            "transplanted": mine.roll(len(mine) // 2, dims=0),
+            "healthy": phrase_maps(absent, text[None], weights),
+            "other question": phrase_maps(own, other[None], weights),
+            "lesion prior": phrase_maps(own, text[None], prior),
         }
-        full = {kind: full_size(own.expand(count, -1, -1), data.test.size) for kind, own in maps.items()}
-        scores[name] = {kind: phrase_scores(own, [region for _, region in found], 0.0) for kind, own in full.items()}
+        full = {kind: full_size(smooth_maps(each, SIGMA)[:, 0], data.test.size) for kind, each in maps.items()}
+        scores[name] = {
+            kind: phrase_scores(np.resize(each, (len(mine), *each.shape[1:])), regions, 0.0)
+            for kind, each in full.items()
+        }
     return scores
-
-
-def _tokens(system: MaCo, dataset: StudyDataset, places: Sequence[int]) -> torch.Tensor:
-    """Projected tokens (N, h, w, d) of some studies, nothing masked."""
-    batches = image_batches(dataset.subset(places), system.device)
-    return torch.cat([system.image_projection(system.local_features(images)) for images in batches])
 
 
 def weight_measures(system: MaCo, data: Parts, block: int = 1) -> dict[str, Any]:
@@ -260,11 +218,12 @@ def weight_measures(system: MaCo, data: Parts, block: int = 1) -> dict[str, Any]
     "step" counts batches. "temperature" is what was learned of it, "mean_importance" what the contrast has come to count.
     """
     area = lung_area(data.test, system.image_encoder.grid)
+    views = position_map(random_masking(512, len(area), system.config.mask_ratio, block=block), system.patches)
     value = patch_value(system, data.val.subset(range(min(1024, len(data.val)))), block=block)
     return {
         "lungs": {"area": float(area.mean()), "cells": area, "by_step": weight_shares(system, area)},
         "patch_value": {"map": value, "correlation_with_lungs": correlation(value.ravel(), area.ravel())},
         "weights": system.importance_score.weight[0].detach().cpu().numpy(),
-        "temperature": float(1 / system.logit_multiplier),
-        "mean_importance": mean_importance(system),
+        "temperature": 1 / system.logit_multiplier.item(),
+        "mean_importance": importance(system.importance_score(views.to(system.device))).mean().item(),
     }

@@ -44,7 +44,12 @@ MEASURES: dict[str, Measure] = {
     "phrases on val": lambda system, data, seed: {"phrase_grounding_val": phrase_grounding(system, data, part="val")},
     "sentences": lambda system, data, seed: {"sentence_grounding": sentence_grounding(system, data)},
     "map controls": lambda system, data, seed: {"map_controls": map_controls(system, data, seed=seed)},
-    "token probe": lambda system, data, seed: {"probe": token_probe(system, data, seed=seed)},
+    "token probe": lambda system, data, seed: {
+        "probe": {**label_probe(system, data, seed), **token_probe(system, data, seed=seed)}
+    },
+    "random token probe": lambda system, data, seed: {
+        "probe_random": token_probe(untrained_twin(system), data, seed=seed)
+    },
     "reconstruction": lambda system, data, seed: {"reconstruction": _reconstruction(system, data)},
     "weights": lambda system, data, seed: weight_measures(system, data, system.config.block),
     "recognition": lambda system, data, seed: recognition(system, data),

@@ -22,7 +22,6 @@ from medvlp_lite.components.masked_contrastive import (
     patch_weights,
     phrase_maps,
     sample_sentences,
-    seen_share,
     sentence_pieces,
     smooth_maps,
     v1_alignment,
@@ -47,10 +46,7 @@ from medvlp_lite.systems.base import LossTerms, Query, System
 TRACE_ROWS = 32
 TEMPERATURE = 0.03  # where the learned one starts
 TAU_W, SIGMA = 0.02, 1.5  # of heat maps: temperature of the weight map and smoothing in cells, the paper's choice
-CHOICES = {
-    "weighting": ("joint", "joint_normalised", "split", "arxiv", "oracle", "none"),
-    "text_pool": ("pooler", "mean"),
-}
+CHOICES = {"weighting": ("joint", "joint_normalised", "split", "arxiv", "none"), "text_pool": ("pooler", "mean")}
 
 
 @dataclass(frozen=True)
@@ -69,17 +65,14 @@ class MaCoConfig:
     contrastive: bool = True  # False trains the reconstruction alone
     mask_ratio: float = 0.5  # share of patches that are hidden
     block: int = 1  # patches are hidden in squares of this side
-    # how importance enters (M-8): "joint" (paper), "joint_normalised" (mean weight 1), "split" (code), "arxiv" (M-v1), "none";
-    # "oracle": the visible share of the findings' true regions stands in for the score, mean weight 1
+    # how importance enters (M-8): "joint" (paper), "joint_normalised" (mean weight 1), "split" (code), "arxiv" (M-v1), "none"
     weighting: str = "joint"
     lam: float | None = 0.9  # weight of the reconstruction, 1 - lam of the contrast (M-9); None adds them (the code)
     text_pool: str = "pooler"  # the report's vector: BERT's "pooler" (released code) or the "mean" of the tokens
     text_projection: bool = True  # from the text's width to ``dim``; the released code has none
     affine: bool = False  # training images are turned by up to 20 degrees and scaled by 0.8 to 1.2 (the paper)
     score_rate: float = 1.0  # factor on the learning rate of the importance score
-    temperature_rate: float = (
-        1.0  # the same for 1 / temperature, which starts at 33 and moves by a rate at most each step
-    )
+    temperature_rate: float = 1.0  # the same for 1 / temperature, which starts at 33: a step moves it by a rate
     trace_every: int = 0  # keep the score's weights every so many steps; once 32 are kept, every other one goes
 
     def __post_init__(self) -> None:
@@ -129,30 +122,17 @@ class MaCo(System):
             texts = [self.text_encoder, self.text_pooler, self.text_projection]
             return [*texts, self.image_projection, self.importance_score, self.logit_multiplier]
         pooler = [self.text_pooler] if self.config.text_pool == "mean" else []
-        return pooler + ([self.importance_score] if self.config.weighting in ("none", "oracle") else [])
+        return pooler + ([self.importance_score] if self.config.weighting == "none" else [])
 
     def lr_multipliers(self) -> dict[str, float]:
         return {"importance_score.": self.config.score_rate, "logit_multiplier": self.config.temperature_rate}
 
     def text_inputs(self, reports: Sequence[str], findings: Sequence[tuple[Finding, ...]]) -> dict[str, torch.Tensor]:
-        """``sentence_ids`` (N, sentences, pieces) int32: the word pieces of each report's sentences, padded.
-
-        With weighting "oracle" also ``regions`` (N, patches) bool: which patches the findings touch.
-        """
+        """``sentence_ids`` (N, sentences, pieces) int32: the word pieces of each report's sentences, padded."""
         if not self.config.contrastive:
             return {}
         pieces = [sentence_pieces(findings_text(report)) for report in reports]
-        inputs = {"sentence_ids": self._sentence_ids(pieces)}
-        if self.config.weighting == "oracle":
-            inputs["regions"] = torch.stack([self._regions(own) for own in findings])
-        return inputs
-
-    def _regions(self, findings: Sequence[Finding]) -> torch.Tensor:
-        size, grid = self.config.image_size, self.image_encoder.grid
-        masks = (finding.region(size, size) for finding in findings if finding.present)
-        known = [torch.from_numpy(mask) for mask in masks if mask is not None]
-        whole = torch.stack(known).any(dim=0) if known else torch.zeros(size, size, dtype=torch.bool)
-        return F.max_pool2d(whole[None].float(), size // grid).flatten() > 0
+        return {"sentence_ids": self._sentence_ids(pieces)}
 
     def _sentence_ids(self, pieces: Sequence[Sequence[str]]) -> torch.Tensor:
         texts, marks = [piece for row in pieces for piece in row] or ["."], self._marks
@@ -191,11 +171,7 @@ class MaCo(System):
         # M-4 to M-8: contrast the visible part with some of the report's sentences
         ids = sample_sentences(batch.inputs["sentence_ids"], config.max_length, **self._marks)
         vectors = self.image_projection(tokens[:, 1:].mean(dim=1))
-        if config.weighting == "oracle":
-            scores = seen_share(visible_map, batch.inputs["regions"]).expm1().log()  # softplus gives the share back
-        else:
-            scores = self.importance_score(visible_map)
-        terms["contrastive"] = self.contrast(vectors, self._text_features(ids), scores)
+        terms["contrastive"] = self.contrast(vectors, self._text_features(ids), self.importance_score(visible_map))
         # M-9
         lam = config.lam
         return LossTerms(terms, {} if lam is None else {"reconstruction": lam, "contrastive": 1 - lam})
@@ -210,7 +186,6 @@ class MaCo(System):
             logits, weighting = self.logit_multiplier * cosine_matrix(images, texts), self.config.weighting
             if weighting == "arxiv":
                 return v1_alignment(logits, scores, 1.0)
-            weighting = "joint_normalised" if weighting == "oracle" else weighting
             return weighted_info_nce(logits, importance(scores), 1.0, weighting=weighting)
 
     def weights_by_step(self) -> dict[int, torch.Tensor]:
@@ -258,12 +233,11 @@ class MaCo(System):
         if width != images:
             raise ValueError(f"texts have {width} numbers, images {images}: they cannot be compared")
         known = dict(zip(texts, vectors))
-        positive, negative = (
-            torch.stack(
-                [sum(known[text] for text in own) / max(1, len(own)) + vectors.new_zeros(width) for own in side]
-            )
-            for side in ([query.positive for query in queries], [query.negative for query in queries])
-        )
+        means = [
+            [sum(known[text] for text in own) / max(1, len(own)) + vectors.new_zeros(width) for own in side]
+            for side in zip(*((query.positive, query.negative) for query in queries))
+        ]
+        positive, negative = map(torch.stack, means)
         return positive, negative
 
     def score(self, images: torch.Tensor, queries: Sequence[Query]) -> torch.Tensor:
