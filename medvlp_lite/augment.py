@@ -44,6 +44,28 @@ def random_resized_crop(
     return F.grid_sample(images, grid.to(images), padding_mode="border", align_corners=False)
 
 
+def random_affine(images: torch.Tensor, degrees: float = 20.0, scale: tuple[float, float] = (0.8, 1.2)) -> torch.Tensor:
+    """Images (B, 1, H, W), each turned by up to ``degrees`` either way and drawn ``scale`` times as large: MaCo's augmentation.
+
+    What comes in from outside is black. Not mirrored, as the paper does: reports name sides. Raises ValueError unless
+    0 < low <= high for ``scale``.
+    """
+    if not 0 < scale[0] <= scale[1]:
+        raise ValueError(f"scale must rise above 0, got {scale}")
+    draw = torch.rand(2, len(images))
+    turn = math.radians(degrees) * (2 * draw[0] - 1)
+    still = torch.zeros(len(images))
+    return _warp(images, turn, 1 / (scale[0] + (scale[1] - scale[0]) * draw[1]), still, still)
+
+
+def _warp(images: torch.Tensor, turn: torch.Tensor, grow: torch.Tensor, *shift: torch.Tensor) -> torch.Tensor:
+    """Images (B, 1, H, W) sampled on a grid that is turned (radians), ``grow`` times as wide and shifted by (x, y), each (B,)."""
+    cos, sin = grow * turn.cos(), grow * turn.sin()
+    affine = torch.stack([torch.stack([cos, -sin, shift[0]], -1), torch.stack([sin, cos, shift[1]], -1)], 1)
+    grid = F.affine_grid(affine.to(images), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
+
+
 def mirror(
     images: torch.Tensor, targets: torch.Tensor, positions: Sequence[str], share: float = 0.5
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,10 +93,7 @@ def strong_augment(images: torch.Tensor, strength: float = 1.0) -> torch.Tensor:
     count, device = len(images), images.device
     draw = (2 * torch.rand(7, count) - 1).to(device) * strength
     turn, grow = draw[0] * math.radians(8), 1 + 0.08 * draw[1]
-    cos, sin = grow * turn.cos(), grow * turn.sin()
-    affine = torch.stack([torch.stack([cos, -sin, 0.16 * draw[2]], -1), torch.stack([sin, cos, 0.16 * draw[3]], -1)], 1)
-    grid = F.affine_grid(affine.to(images.dtype), list(images.shape), align_corners=False)
-    moved = F.grid_sample(images, grid, align_corners=False).clamp(1e-6, 1)
+    moved = _warp(images, turn, grow, 0.16 * draw[2], 0.16 * draw[3]).clamp(1e-6, 1)
     moved = moved ** (1.33 ** draw[4]).view(-1, 1, 1, 1)
     row, column = torch.meshgrid(
         *(torch.linspace(-1, 1, side, device=device) for side in images.shape[2:]), indexing="ij"

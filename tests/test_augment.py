@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from medvlp_lite.augment import intensity_jitter, mirror, random_resized_crop, strong_augment
+from medvlp_lite.augment import intensity_jitter, mirror, random_affine, random_resized_crop, strong_augment
 from medvlp_lite.reports.vocabulary import vocabulary
 
 
@@ -14,6 +14,22 @@ def test_intensities_change_and_left_stays_left():
     assert out.min() >= 0 and out.max() <= 1
     assert (out[..., -1] > out[..., 0]).all()
     assert not torch.allclose(out[0], out[1])
+
+
+def test_an_affine_view_is_turned_and_scaled_as_far_as_it_may_be_and_never_mirrored():
+    rows, columns = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
+    torch.manual_seed(0)
+    right = random_affine(columns.expand(600, 1, 64, 64))
+    torch.manual_seed(0)
+    down = random_affine(rows.expand(600, 1, 64, 64))
+    along = (right[:, 0, 32, 40] - right[:, 0, 32, 24], down[:, 0, 32, 40] - down[:, 0, 32, 24])
+    turn, size = torch.atan2(along[1], along[0]), 32 / 63 / torch.hypot(*along)
+    assert 0.3 < turn.max() <= math.radians(20.1) and -math.radians(20.1) <= turn.min() < -0.3
+    assert 0.79 < size.min() < 0.82 and 1.18 < size.max() < 1.21 and abs(size.mean() - 1) < 0.02
+    assert (along[0] > 0).all() and torch.allclose(random_affine(rows[None, None], 0.0, (1.0, 1.0)), rows, atol=1e-5)
+    assert not random_affine(torch.ones(1, 1, 8, 8), 0.0, (0.5, 0.5))[..., 0, :].any(), "outside is black"
+    with pytest.raises(ValueError, match="scale must rise"):
+        random_affine(torch.zeros(1, 1, 8, 8), scale=(1.2, 0.8))
 
 
 def cropped(plane: torch.Tensor, **options) -> torch.Tensor:

@@ -154,8 +154,14 @@ def test_measures_leave_the_large_findings_out():
     rows = [{"entity": e, "tau_w": t, "sigma": s, "cnr": c, "miou": c, "pointing": c}
             for e, t, s, c in (("nodule", 0.02, 1.5, 0.4), ("mass", 0.02, 1.5, 0.6), ("edema", 0.02, 1.5, 9.0),
                                ("nodule", None, 1.5, 0.1), ("nodule", 0.02, 0.0, 7.0), ("nodule", 0.01, 1.5, 0.2))]  # fmt: skip
-    names = ("phrase CNR", "phrase CNR, no weights", "phrase mIoU, better end of tau_w")
-    assert [MEASURES[name].read({"phrase_grounding": rows}) for name in names] == pytest.approx([0.5, 0.1, 0.2])
+    names = ("phrase CNR", "phrase CNR, no weights", "phrase mIoU, end of tau_w")
+    known = [{**row, "miou": 1 - row["miou"]} for row in rows if row["tau_w"] != 0.02]  # validation likes none best
+    both = {"phrase_grounding": rows, "phrase_grounding_val": known}
+    assert [MEASURES[name].read(both) for name in names] == pytest.approx([0.5, 0.1, 0.1])
+    controls = {"map_controls": {"mass": {"own": {"cnr": 0.4}}, "edema": {"own": {"cnr": 9.0}}}}
+    assert MEASURES["map CNR"].read(controls) == pytest.approx(0.4)
+    trace = [{"step": step, "gini": step / 100} for step in (0, 8, 10, 20, 40)]
+    assert MEASURES["Gini of the map, after a quarter"].read({"lungs": {"by_step": trace}}) == pytest.approx(0.1)
 
 
 def test_findings_won_counts_ties_half():

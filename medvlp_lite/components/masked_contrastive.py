@@ -13,7 +13,7 @@ from torch import nn
 
 from medvlp_lite.components.contrastive import info_nce, require_positive
 
-WEIGHTINGS = ("joint", "split", "logits", "loss", "none")
+WEIGHTINGS = ("joint", "joint_normalised", "split", "logits", "loss", "none")
 
 
 class ImportanceScore(nn.Linear):
@@ -37,22 +37,18 @@ def importance(scores: torch.Tensor) -> torch.Tensor:
 
 
 def weighted_info_nce(
-    similarity: torch.Tensor,
-    weights: torch.Tensor,
-    temperature: torch.Tensor | float,
-    *,
-    weighting: str = "joint",
-    normalise_loss_weights: bool | None = None,
+    similarity: torch.Tensor, weights: torch.Tensor, temperature: torch.Tensor | float, *, weighting: str = "joint",
     detach: bool = True,
-) -> torch.Tensor:
+) -> torch.Tensor:  # fmt: skip
     """Contrastive loss whose rows count by how informative their visible patches are: equations M-8 and M-8c.
 
     ``similarity`` (B, B) has images in rows and texts in columns; ``weights`` (B,) > 0 is the importance of each image, for
-    row i of both directions. ``weighting``: "joint", weighted logits inside weighted terms (the paper); "split", the mean of
-    four losses, two with weighted logits and two with weighted terms (the released code); "logits" or "loss", one half of
-    that; "none". ``normalise_loss_weights`` divides by their sum instead of B; None does so for "split" and "loss". The terms'
-    weights carry no gradient unless ``detach`` is False: then a low score switches the loss off. Raises ValueError for an
-    unknown weighting, shapes that do not fit or a temperature that is not positive.
+    row i of both directions. ``weighting``: "joint", weighted logits inside weighted terms (the paper); "joint_normalised",
+    the same with weights divided by their mean, so that no score can turn the whole contrast down; "split", the mean of four
+    losses, two with weighted logits and two with weighted terms (the released code); "logits" or "loss", one half of that;
+    "none". "split" and "loss" divide the terms' weights by their sum, "joint" by B. They carry no gradient unless ``detach``
+    is False: then a low score switches the loss off. Raises ValueError for an unknown weighting, shapes that do not fit or a
+    temperature that is not positive.
     """
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
@@ -62,8 +58,8 @@ def weighted_info_nce(
     if weighting == "none":
         return info_nce(similarity, temperature)
     require_positive(temperature)
-    if normalise_loss_weights is None:
-        normalise_loss_weights = weighting != "joint"
+    if weighting == "joint_normalised":
+        weights, weighting = weights / weights.mean(), "joint"
     logits = torch.stack([similarity, similarity.t()]) / temperature  # (2, B, B): by image, by text
     # importance inside the softmax: row i of both directions times weight i
     by_logits = row_losses(weights.view(1, -1, 1) * logits)
@@ -71,7 +67,7 @@ def weighted_info_nce(
         return by_logits.mean()
     # importance outside: each row's term counts by its weight, which learns nothing here
     shares = weights.detach() if detach else weights
-    shares = shares / (shares.sum() if normalise_loss_weights else len(shares))
+    shares = shares / (len(shares) if weighting == "joint" else shares.sum())
     by_terms = (shares * (by_logits if weighting == "joint" else row_losses(logits))).sum(dim=1).mean()
     return (by_logits.mean() + by_terms) / 2 if weighting == "split" else by_terms
 
@@ -193,23 +189,13 @@ def sentence_pieces(report: str) -> list[str]:
     return [f"{piece}." for piece in pieces if piece and piece.lower() != "none"]
 
 
-def shuffled_sentences(report: str) -> str:
-    """Some of the report's sentences in random order, as the released code draws them.
-
-    Cut at full stops into n pieces, empty ones included, shuffled, the first k kept (k uniform in 1..n), and only then the
-    empty ones dropped: the answer may be empty. ``sample_sentences`` drops them first.
-    """
-    pieces = report.split(".")
-    kept = torch.randperm(len(pieces))[: int(torch.randint(1, len(pieces) + 1, ()))]
-    return " ".join(sentence_pieces(".".join(pieces[i] for i in kept.tolist())))
-
-
 def sample_sentences(
     ids: torch.Tensor, max_length: int, *, pad: int, start: int, end: int | None = None
 ) -> torch.Tensor:
     """Word pieces (B, L <= ``max_length``) of k of each report's n sentences in random order, k uniform in 1..n (0 of 0).
 
-    ``ids`` (B, n, l) holds the sentences' pieces, filled up with ``pad``; ``start`` and ``end`` are added.
+    The released code counts empty sentences too. ``ids`` (B, n, l) holds the pieces of each sentence, filled up with ``pad``;
+    ``start`` and ``end`` are added.
     """
     batch, device, words = len(ids), ids.device, ids != pad
     there = words.any(dim=2)

@@ -90,24 +90,19 @@ def reconstruction_loss(
     predicted: torch.Tensor,
     target: torch.Tensor,
     visible_map: torch.Tensor,
-    *,
     norm: str = "mean",
-    norm_pix_loss: bool = False,
 ) -> torch.Tensor:
     """Squared error of hidden patches: equations M-2 and M-3.
 
     ``predicted`` and ``target`` are (B, N, P), ``visible_map`` (B, N) is 1 where a patch was visible. ``norm`` "mean" is
     the official code's (mean over pixels, then over hidden patches), "sum" the paper's squared L2 norm per image, averaged
-    over images. ``norm_pix_loss`` brings each target patch to zero mean and unit unbiased variance first. 0 when
-    nothing is hidden. Raises ValueError for shapes that do not fit or an unknown norm.
+    over images. 0 when nothing is hidden. Raises ValueError for shapes that do not fit or an unknown norm.
     """
     if predicted.shape != target.shape or predicted.shape[:2] != visible_map.shape:
         shapes = tuple(predicted.shape), tuple(target.shape), tuple(visible_map.shape)
         raise ValueError(f"predicted {shapes[0]}, target {shapes[1]} and visible_map {shapes[2]} do not fit together")
     if norm not in ("mean", "sum"):
         raise ValueError(f"norm must be 'mean' or 'sum', got {norm!r}")
-    if norm_pix_loss:
-        target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
     hidden = 1 - visible_map.to(target.dtype)
     errors = (predicted.to(target.dtype) - target).square()
     if norm == "sum":

@@ -14,9 +14,17 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from medvlp_lite.components.masked_contrastive import patch_weights, phrase_maps, smooth_maps, upsample_maps
+from medvlp_lite.components.masked_contrastive import (
+    patch_weights,
+    phrase_maps,
+    sentence_pieces,
+    smooth_maps,
+    upsample_maps,
+)
 from medvlp_lite.evaluation.inference import Parts, heatmaps, image_batches
 from medvlp_lite.phantom.patients import ENTITIES
+from medvlp_lite.reports.filter import extract
+from medvlp_lite.reports.sections import findings_text
 from medvlp_lite.studies import StudyDataset
 from medvlp_lite.systems.base import Query, System
 
@@ -301,44 +309,80 @@ def by_size(rows: Iterable[tuple[str, Mapping[str, Any]]], measure: str = "point
 
 @torch.no_grad()
 def phrase_grounding(
-    system: System,
-    data: Parts,
-    names: Sequence[str] = ENTITIES,
-    limit: int = 60,
-    taus: Sequence[float | None] = TAUS,
-    sigmas: Sequence[float] = (1.5, 0.0),
-) -> list[dict[str, Any]]:
-    """CNR, mIoU and pointing game of a MaCo per entity, ``tau_w`` and smoothing (M-10, C-4).
+    system: System, data: Parts, names: Sequence[str] = ENTITIES, limit: int = 60, taus: Sequence[float | None] = TAUS,
+    sigma: float = 1.5, part: str = "test",
+) -> list[dict[str, Any]]:  # fmt: skip
+    """CNR, mIoU and pointing game of a MaCo per entity and ``tau_w`` (M-10, C-4).
 
-    On the first ``limit`` positive test studies of each entity; maps are upsampled bilinearly, as the official code does.
-    ``tau_w`` None weights no patch. "size" tells small findings from large ones.
+    On the first ``limit`` positive studies of each entity in a part; maps are upsampled bilinearly, as the official code
+    does. ``tau_w`` None weights no patch; what is best on "val" may be reported on "test". "size" tells small findings from
+    large ones.
     """
     system.eval()
-    rows = []
+    rows, dataset = [], getattr(data, part)
     for name in names:
-        found = positive_studies(data.test, name, limit)
+        found = positive_studies(dataset, name, limit)
         if not found:
             continue
-        images = torch.cat(list(image_batches(data.test.subset([place for place, _ in found]), system.device)))
+        places, regions = zip(*found)
+        vectors, weights = projected(system, dataset.subset(places)), system.importance_score.weight[0]
         positive, negative = system.prompts([Query.about(name)])
-        vectors, weights = system.image_projection(system.local_features(images)), system.importance_score.weight[0]
+        size = "large" if name in LARGE_FINDINGS else "small"
         for tau in taus:
-            for sigma in sigmas:
-                maps = smooth_maps(phrase_maps(vectors, positive - negative, patch_weights(weights, tau)), sigma)
-                full = upsample_maps(maps, data.test.size)[:, 0].float().cpu().numpy()
-                scores = phrase_scores(full, [region for _, region in found])
-                size = "large" if name in LARGE_FINDINGS else "small"
-                rows.append({"entity": name, "size": size, "tau_w": tau, "sigma": sigma, **scores})
+            maps = smooth_maps(phrase_maps(vectors, positive - negative, patch_weights(weights, tau)), sigma)
+            scores = phrase_scores(full_size(maps[:, 0], dataset.size), regions)
+            rows.append({"entity": name, "size": size, "tau_w": tau, "sigma": sigma, **scores})
     return rows
 
 
-def phrase_scores(maps: np.ndarray, regions: Sequence[np.ndarray]) -> dict[str, float]:
-    """Means over studies of what MaCo's papers report, from maps (N, H, W) at image resolution and their regions."""
+def full_size(maps: torch.Tensor, size: int) -> np.ndarray:
+    """Maps (N, h, w) at image resolution (N, size, size), bilinearly."""
+    return upsample_maps(maps.unsqueeze(1).float(), size)[:, 0].cpu().numpy()
+
+
+def projected(system: System, dataset: StudyDataset) -> torch.Tensor:
+    """A MaCo's projected tokens (N, h, w, d) of all studies, nothing masked."""
+    batches = image_batches(dataset, system.device)
+    return torch.cat([system.image_projection(system.local_features(images)) for images in batches])
+
+
+@torch.no_grad()
+def sentence_grounding(
+    system: System, data: Parts, names: Sequence[str] = ENTITIES, limit: int = 60
+) -> dict[str, dict[str, float]]:
+    """CNR, mIoU and pointing game of any system asked, as in MS-CXR, by the sentence of each test study's own report.
+
+    Per entity, on its first ``limit`` positive studies, those whose report has a sentence that states it and nothing else.
+    The sentence is compared with nothing.
+    """
+    system.eval()
+    scores = {}
+    for name in names:
+        found = positive_studies(data.test, name, limit)
+        said = [sentence_about(data.test.studies[place].report, name) for place, _ in found]
+        if not (asked := [(*row, text) for row, text in zip(found, said) if text]):
+            continue
+        places, regions, said = zip(*asked)
+        images = torch.cat(list(image_batches(data.test.subset(places), system.device)))
+        heats = torch.cat([system.heatmap(x[None], [Query(text, (text,))])[0] for x, text in zip(images, said)])
+        scores[name] = phrase_scores(full_size(heats, data.test.size), regions)
+    return scores
+
+
+def sentence_about(report: str, name: str) -> str:
+    """The first sentence of a report that says this finding is present and states no other; "" where there is none."""
+    for sentence in sentence_pieces(findings_text(report)):
+        if {found.entity for found in extract(sentence) if found.present} == {name}:
+            return sentence
+    return ""
+
+
+def phrase_scores(maps: np.ndarray, regions: Sequence[np.ndarray], empty: float = float("nan")) -> dict[str, float]:
+    """Means over studies of what MaCo's papers report, from maps (N, H, W) and their regions; ``empty``: see ``miou``."""
     pairs = list(zip(maps, regions))
     measures = {
         "cnr": contrast_to_noise,
-        "cnr_absolute": lambda heat, region: contrast_to_noise(heat, region, absolute=True),
-        "miou": miou,
+        "miou": lambda heat, region: miou(heat, region, empty=empty),
         "pointing": pointing_game,
     }
     return {"studies": len(pairs), **{k: float(np.mean([f(*pair) for pair in pairs])) for k, f in measures.items()}}

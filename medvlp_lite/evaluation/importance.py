@@ -17,20 +17,24 @@ from medvlp_lite.components.masked_contrastive import (
     ImportanceScore,
     importance,
     patch_weights,
+    phrase_maps,
     row_losses,
+    smooth_maps,
     upsample_maps,
     weighted_info_nce,
 )
 from medvlp_lite.components.reconstruction import patchify, position_map, random_masking, reconstruction_loss
 from medvlp_lite.encoders.image import standardise
 from medvlp_lite.evaluation.classification import auc_table
-from medvlp_lite.evaluation.grounding import TAUS, average_lesion
+from medvlp_lite.evaluation.grounding import TAUS, average_lesion, full_size, phrase_scores, positive_studies, projected
 from medvlp_lite.evaluation.inference import Parts, image_batches, patients_of, pooled_features
 from medvlp_lite.evaluation.linear_probe import probe_scores
+from medvlp_lite.phantom.patients import ENTITIES
 from medvlp_lite.phantom.render import render
 from medvlp_lite.reports.sections import findings_text
 from medvlp_lite.studies import StudyDataset
-from medvlp_lite.systems.maco import MaCo
+from medvlp_lite.systems.base import Query
+from medvlp_lite.systems.maco import SIGMA, TAU_W, MaCo
 
 RATIOS = (0.25, 0.5, 0.75, 0.9)
 
@@ -73,21 +77,27 @@ def lung_area(dataset: StudyDataset, grid: int, limit: int = 200) -> np.ndarray:
     return average_lesion([render(study.meta["patient"], dataset.size).lungs for study in studies], grid)
 
 
-def share_inside(weights: np.ndarray, area: np.ndarray) -> float:
-    """The share of a weight map (N,) that sums to 1 which falls on ``area`` (h, w); equal weights give the area's own share."""
-    return float((weights * area.ravel()).sum())
-
-
 def weight_shares(system: MaCo, area: np.ndarray, taus: Sequence[float | None] = TAUS) -> list[dict[str, Any]]:
-    """What share of the weight map lies on ``area`` (h, w) as training goes on, by temperature of the softmax."""
-    return [
-        {
-            "step": step,
-            **{str(tau): share_inside(patch_weights(weights, tau).cpu().numpy(), area) for tau in taus},
+    """What share of the weight map lies on ``area`` (h, w) after so many steps, by temperature of the softmax.
+
+    "gini" says how far the map of M-10 has gathered at all, wherever.
+    """
+    found = []
+    for step, weights in system.weights_by_step().items():
+        shares = {str(tau): float(patch_weights(weights, tau).cpu().numpy() @ area.ravel()) for tau in taus}
+        own = {
             "correlation": correlation(weights.cpu().numpy(), area.ravel()),
+            "gini": gini(patch_weights(weights, TAU_W)),
         }
-        for step, weights in system.weights_by_step().items()
-    ]
+        found.append({"step": step, **shares, **own})
+    return found
+
+
+def gini(shares: torch.Tensor) -> float:
+    """Gini coefficient of shares (N,) >= 0: half their mean absolute difference over their mean, 0 when all are equal."""
+    ordered = shares.double().sort().values
+    ranks = torch.arange(1 - len(ordered), len(ordered), 2, device=shares.device)
+    return float((ranks * ordered).sum() / (len(ordered) * ordered.sum()))
 
 
 def correlation(first: np.ndarray, second: np.ndarray) -> float:
@@ -97,19 +107,13 @@ def correlation(first: np.ndarray, second: np.ndarray) -> float:
 
 @torch.no_grad()
 def patch_value(
-    system: MaCo,
-    dataset: StudyDataset,
-    *,
-    block: int = 1,
-    mask_ratio: float | None = None,
-    rounds: int = 4,
-    batch: int = 64,
-    seed: int = 0,
-) -> np.ndarray:
+    system: MaCo, dataset: StudyDataset, *, block: int = 1, mask_ratio: float | None = None, rounds: int = 4,
+    batch: int = 64, seed: int = 0,
+) -> np.ndarray:  # fmt: skip
     """What seeing each patch is worth: mean contrastive loss of images that hide it minus that of images that show it.
 
     In nats, on the grid (h, w), from ``rounds`` masks per image: the signal that the importance score can learn from.
-    """  # fmt: skip
+    """
     system.eval()
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
@@ -132,20 +136,13 @@ def patch_value(
 
 
 def learn_scores(
-    system: MaCo,
-    dataset: StudyDataset,
-    *,
-    block: int,
-    rates: Sequence[float] = (3e-3,),
-    steps: int = 150,
-    weighting: str = "joint",
-    batch: int = 64,
-    seed: int = 0,
-) -> dict[float, np.ndarray]:
+    system: MaCo, dataset: StudyDataset, *, block: int, rates: Sequence[float] = (3e-3,), steps: int = 150,
+    weighting: str = "joint", batch: int = 64, seed: int = 0,
+) -> dict[float, np.ndarray]:  # fmt: skip
     """Train fresh score layers alone, one per learning rate, while everything else of the system stands still.
 
     Returns each layer's weights (steps, N). What the score can find, apart from how the encoders answer to it (M-5 to M-8).
-    """  # fmt: skip
+    """
     system.eval()
     torch.manual_seed(seed)
     grid, batch = system.image_encoder.grid, min(batch, len(dataset))
@@ -170,12 +167,63 @@ def learn_scores(
     return {rate: torch.stack(rows).cpu().numpy() for rate, rows in history.items()}
 
 
+@torch.no_grad()
+def map_controls(
+    system: MaCo, data: Parts, names: Sequence[str] = ENTITIES, limit: int = 60, seed: int = 0
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Grounding of MaCo's map ("own") beside maps that lack one of its parts, per entity and control (M-10, C-4).
+
+    "no weights": similarity alone. "weights alone": one map for all images and questions. "mean map": the question's map,
+    averaged over training images. "shuffled weights": the same weights in other places. "transplanted": the map of another
+    patient who has the finding, half a list away. "healthy": of one without it. "other question": asked about the next
+    finding. "lesion prior": similarity times where training lesions lie, weights as good as a static map can be.
+    """
+    system.eval()
+    weights, generator = patch_weights(system.importance_score.weight[0], TAU_W), torch.Generator().manual_seed(seed)
+    moved = weights[torch.randperm(len(weights), generator=generator).to(weights.device)]
+    typical = projected(system, data.train.subset(range(min(512, len(data.train))))).mean(dim=0, keepdim=True)
+    positive, negative = system.prompts([Query.about(name) for name in names])
+    scores: dict[str, dict[str, dict[str, float]]] = {}
+    for name, text, other in zip(names, positive - negative, (positive - negative).roll(-1, dims=0)):
+        found, lesions = positive_studies(data.test, name, limit), positive_studies(data.train, name, 4 * limit)
+        healthy = np.flatnonzero(data.test.labels[:, data.test.entities.index(name)] == 0)
+        if len(found) < 4 or not lesions or not len(healthy):
+            continue
+        places, regions = zip(*found)
+        own, absent = (projected(system, data.test.subset(rows)) for rows in (places, np.resize(healthy, len(places))))
+        prior = torch.from_numpy(average_lesion([region for _, region in lesions], len(own[0]))).to(own)
+        mine = phrase_maps(own, text[None], weights)
+        maps = {
+            "own": mine,
+            "no weights": phrase_maps(own, text[None], torch.ones_like(weights)),
+            "weights alone": weights.view(1, 1, *own.shape[1:3]),
+            "mean map": phrase_maps(typical, text[None], weights),
+            "shuffled weights": phrase_maps(own, text[None], moved),
+            "transplanted": mine.roll(len(mine) // 2, dims=0),
+            "healthy": phrase_maps(absent, text[None], weights),
+            "other question": phrase_maps(own, other[None], weights),
+            "lesion prior": phrase_maps(own, text[None], prior),
+        }
+        full = {kind: full_size(smooth_maps(each, SIGMA)[:, 0], data.test.size) for kind, each in maps.items()}
+        scores[name] = {
+            kind: phrase_scores(np.resize(each, (len(mine), *each.shape[1:])), regions, 0.0)
+            for kind, each in full.items()
+        }
+    return scores
+
+
 def weight_measures(system: MaCo, data: Parts, block: int = 1) -> dict[str, Any]:
-    """Where the weights lie against the lungs as training goes on, and what each patch was worth on validation studies."""
+    """Where the weights lie against the lungs as training goes on, and what each patch was worth on validation studies.
+
+    "step" counts batches. "temperature" is what was learned of it, "mean_importance" what the contrast has come to count.
+    """
     area = lung_area(data.test, system.image_encoder.grid)
+    views = position_map(random_masking(512, len(area), system.config.mask_ratio, block=block), system.patches)
     value = patch_value(system, data.val.subset(range(min(1024, len(data.val)))), block=block)
     return {
         "lungs": {"area": float(area.mean()), "cells": area, "by_step": weight_shares(system, area)},
         "patch_value": {"map": value, "correlation_with_lungs": correlation(value.ravel(), area.ravel())},
         "weights": system.importance_score.weight[0].detach().cpu().numpy(),
+        "temperature": 1 / system.logit_multiplier.item(),
+        "mean_importance": importance(system.importance_score(views.to(system.device))).mean().item(),
     }

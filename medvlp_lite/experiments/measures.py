@@ -12,8 +12,8 @@ import torch
 
 from medvlp_lite.evaluation.clusters import nearest_neighbour_purity, stage_one_measures
 from medvlp_lite.evaluation.fine_grained import label_probe, recognition, unseen_by_explanation
-from medvlp_lite.evaluation.grounding import by_size, grounding, phrase_grounding
-from medvlp_lite.evaluation.importance import reconstruction_errors, token_probe, weight_measures
+from medvlp_lite.evaluation.grounding import by_size, grounding, phrase_grounding, sentence_grounding
+from medvlp_lite.evaluation.importance import map_controls, reconstruction_errors, token_probe, weight_measures
 from medvlp_lite.evaluation.inference import Parts, embed_dataset
 from medvlp_lite.evaluation.staging import macro_f1_on_val, staging_measures
 from medvlp_lite.evaluation.zero_shot import macro_auc_on_val, unseen_disease, unseen_studies, zero_shot
@@ -45,7 +45,15 @@ MEASURES: dict[str, Measure] = {
     "grounding of 60": _grounding(60),
     "unseen": lambda system, data, seed: {"unseen": unseen_disease(system, unseen_studies(size=data.test.size))},
     "phrases": lambda system, data, seed: {"phrase_grounding": phrase_grounding(system, data)},
-    "token probe": lambda system, data, seed: {"probe": token_probe(system, data, seed=seed)},
+    "phrases on val": lambda system, data, seed: {"phrase_grounding_val": phrase_grounding(system, data, part="val")},
+    "sentences": lambda system, data, seed: {"sentence_grounding": sentence_grounding(system, data)},
+    "map controls": lambda system, data, seed: {"map_controls": map_controls(system, data, seed=seed)},
+    "token probe": lambda system, data, seed: {
+        "probe": {**label_probe(system, data, seed), **token_probe(system, data, seed=seed)}
+    },
+    "random token probe": lambda system, data, seed: {
+        "probe_random": token_probe(untrained_twin(system), data, seed=seed)
+    },
     "reconstruction": lambda system, data, seed: {"reconstruction": _reconstruction(system, data)},
     "weights": lambda system, data, seed: weight_measures(system, data, system.config.block),
     "recognition": lambda system, data, seed: recognition(system, data),

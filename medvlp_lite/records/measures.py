@@ -41,29 +41,39 @@ def at(*keys: str | int) -> Read:
     return read
 
 
-def small(*keys: str) -> Read:
-    """Mean of a grounding measure over the findings that do not fill half of the chest."""
+def small(*keys: str, root: str = "grounding") -> Read:
+    """Mean of a measure over the findings, listed under ``root``, that do not fill half of the chest."""
     value = at(*keys)
 
     def read(run: Run, other: Run | None = None) -> float:
-        return float(np.mean([value(scores) for name, scores in run["grounding"].items() if name not in LARGE_FINDINGS]))  # fmt: skip
+        return float(np.mean([value(scores) for name, scores in run[root].items() if name not in LARGE_FINDINGS]))  # fmt: skip
 
     return read
 
 
-def phrase(measure: str, tau_w: float | None, sigma: float = 1.5) -> Read:
+def phrase(measure: str, tau_w: float | None, sigma: float = 1.5, root: str = "phrase_grounding") -> Read:
     """Mean of a phrase grounding measure over small findings, at one ``tau_w`` (None: no patch is weighted) and smoothing."""
 
     def read(run: Run, other: Run | None = None) -> float:
-        rows = (row for row in run["phrase_grounding"] if (row["tau_w"], row["sigma"]) == (tau_w, sigma))
+        rows = (row for row in run[root] if (row["tau_w"], row["sigma"]) == (tau_w, sigma))
         return float(np.mean([row[measure] for row in rows if row["entity"] not in LARGE_FINDINGS]))
 
     return read
 
 
-def best_phrase(measure: str, *taus: float | None) -> Read:
-    """The largest ``phrase`` over several ``tau_w``."""
-    return lambda run, other=None: max(phrase(measure, tau)(run) for tau in taus)
+def chosen_phrase(measure: str, *taus: float | None) -> Read:
+    """The ``phrase`` at the one of several ``tau_w`` that has the largest on validation studies."""
+
+    def read(run: Run, other: Run | None = None) -> float:
+        return phrase(measure, max(taus, key=lambda tau: phrase(measure, tau, root="phrase_grounding_val")(run)))(run)
+
+    return read
+
+
+def early_gini(run: Run, other: Run | None = None) -> float:
+    """How unequal MaCo's weights were when a quarter of the training was over: the Gini coefficient of their map."""
+    steps = run["lungs"]["by_step"]
+    return float([one["gini"] for one in steps if one["step"] <= steps[-1]["step"] / 4][-1])
 
 
 def findings_won(run: Run, other: Run) -> float:
@@ -118,12 +128,14 @@ def blind_other_pairs(run: Run, other: Run | None = None) -> float:
     return other_pairs(always_stage_0(run))
 
 
-FUNCTIONS = {f.__name__: f for f in (findings_won, rank_agreement, first_pair, other_pairs, blind_first_pair, blind_other_pairs)}  # fmt: skip
+FUNCTIONS = {f.__name__: f for f in (findings_won, rank_agreement, early_gini, first_pair, other_pairs, blind_first_pair, blind_other_pairs)}  # fmt: skip
 READERS: dict[str, Callable[[Any], Read]] = {
     "at": lambda keys: at(*keys),
     "small": lambda keys: small(*keys),
     "phrase": lambda arguments: phrase(*arguments),
-    "best_phrase": lambda arguments: best_phrase(*arguments),
+    "chosen_phrase": lambda arguments: chosen_phrase(*arguments),
+    "map": lambda keys: small(*keys, root="map_controls"),
+    "sentence": lambda keys: small(*keys, root="sentence_grounding"),
     "function": FUNCTIONS.__getitem__,
     "constant": lambda value: lambda run, other=None: float(value),
 }

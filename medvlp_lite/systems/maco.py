@@ -12,10 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from medvlp_lite.augment import random_affine
 from medvlp_lite.components.contrastive import cosine_matrix, gather_pairs
 from medvlp_lite.components.masked_contrastive import (
     ImportanceScore,
     importance,
+    keep_weights,
+    kept_steps,
     patch_weights,
     phrase_maps,
     sample_sentences,
@@ -43,7 +46,7 @@ from medvlp_lite.systems.base import LossTerms, Query, System
 TRACE_ROWS = 32
 TEMPERATURE = 0.03  # where the learned one starts
 TAU_W, SIGMA = 0.02, 1.5  # of heat maps: temperature of the weight map and smoothing in cells, the paper's choice
-CHOICES = {"weighting": ("joint", "split", "arxiv", "none"), "text_pool": ("pooler", "mean")}
+CHOICES = {"weighting": ("joint", "joint_normalised", "split", "arxiv", "none"), "text_pool": ("pooler", "mean")}
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,14 @@ class MaCoConfig:
     contrastive: bool = True  # False trains the reconstruction alone
     mask_ratio: float = 0.5  # share of patches that are hidden
     block: int = 1  # patches are hidden in squares of this side
-    weighting: str = "joint"  # how importance enters (M-8): "joint" (paper), "split" (code), "arxiv" (M-v1), "none"
+    # how importance enters (M-8): "joint" (paper), "joint_normalised" (mean weight 1), "split" (code), "arxiv" (M-v1), "none"
+    weighting: str = "joint"
     lam: float | None = 0.9  # weight of the reconstruction, 1 - lam of the contrast (M-9); None adds them (the code)
     text_pool: str = "pooler"  # the report's vector: BERT's "pooler" (released code) or the "mean" of the tokens
     text_projection: bool = True  # from the text's width to ``dim``; the released code has none
+    affine: bool = False  # training images are turned by up to 20 degrees and scaled by 0.8 to 1.2 (the paper)
     score_rate: float = 1.0  # factor on the learning rate of the importance score
+    temperature_rate: float = 1.0  # the same for 1 / temperature, which starts at 33: a step moves it by a rate
     trace_every: int = 0  # keep the score's weights every so many steps; once 32 are kept, every other one goes
 
     def __post_init__(self) -> None:
@@ -119,7 +125,7 @@ class MaCo(System):
         return pooler + ([self.importance_score] if self.config.weighting == "none" else [])
 
     def lr_multipliers(self) -> dict[str, float]:
-        return {"importance_score.": self.config.score_rate}
+        return {"importance_score.": self.config.score_rate, "logit_multiplier": self.config.temperature_rate}
 
     def text_inputs(self, reports: Sequence[str], findings: Sequence[tuple[Finding, ...]]) -> dict[str, torch.Tensor]:
         """``sentence_ids`` (N, sentences, pieces) int32: the word pieces of each report's sentences, padded."""
@@ -145,8 +151,12 @@ class MaCo(System):
 
     def compute_loss(self, batch: Batch) -> LossTerms:
         config, images, grid = self.config, batch.images, self.image_encoder.grid
+        if self.training and config.affine:
+            images = random_affine(images)
         if self.training and config.trace_every:
-            self._trace()
+            weights = self.importance_score.weight.detach()
+            self.weight_trace.copy_(keep_weights(self.weight_trace, weights, self.steps_seen, config.trace_every))
+            self.steps_seen += 1
         # M-1: encode the visible patches alone
         small = shrink(images, config.downsample)
         visible = random_masking(len(images), grid, config.mask_ratio, block=config.block, device=images.device)
@@ -178,24 +188,10 @@ class MaCo(System):
                 return v1_alignment(logits, scores, 1.0)
             return weighted_info_nce(logits, importance(scores), 1.0, weighting=weighting)
 
-    @torch.no_grad()
-    def _trace(self) -> None:
-        """Keep the score's weights if this step's are to be kept; all on the device, so that a GPU is not waited for."""
-        step, trace, device = self.steps_seen, self.weight_trace, self.steps_seen.device
-        full_at = self.config.trace_every * TRACE_ROWS * 2 ** torch.arange(32, device=device)
-        thinned = torch.cat([trace[::2], torch.full_like(trace[: TRACE_ROWS // 2], torch.nan)])
-        trace = torch.where((step == full_at).any(), thinned, trace)
-        interval = self.config.trace_every * 2 ** (step >= full_at).sum()
-        here = (torch.arange(TRACE_ROWS, device=device) == step // interval) & (step % interval == 0)
-        self.weight_trace.copy_(torch.where(here.unsqueeze(1), self.importance_score.weight, trace))
-        self.steps_seen += 1
-
     def weights_by_step(self) -> dict[int, torch.Tensor]:
         """The FC layer's weights (N,) at the training steps of the trace and now."""
-        steps, interval = int(self.steps_seen), self.config.trace_every
-        while steps > interval * TRACE_ROWS > 0:
-            interval *= 2
-        kept = zip(range(0, steps, interval), self.weight_trace) if interval else ()
+        steps, every = int(self.steps_seen), self.config.trace_every
+        kept = zip(kept_steps(TRACE_ROWS, steps, every), self.weight_trace) if every else ()
         return {**dict(kept), steps: self.importance_score.weight.detach()[0]}
 
     def local_features(self, images: torch.Tensor) -> torch.Tensor:
@@ -237,12 +233,11 @@ class MaCo(System):
         if width != images:
             raise ValueError(f"texts have {width} numbers, images {images}: they cannot be compared")
         known = dict(zip(texts, vectors))
-        positive, negative = (
-            torch.stack(
-                [sum(known[text] for text in own) / max(1, len(own)) + vectors.new_zeros(width) for own in side]
-            )
-            for side in ([query.positive for query in queries], [query.negative for query in queries])
-        )
+        means = [
+            [sum(known[text] for text in own) / max(1, len(own)) + vectors.new_zeros(width) for own in side]
+            for side in zip(*((query.positive, query.negative) for query in queries))
+        ]
+        positive, negative = map(torch.stack, means)
         return positive, negative
 
     def score(self, images: torch.Tensor, queries: Sequence[Query]) -> torch.Tensor:

@@ -10,6 +10,7 @@ from medvlp_lite.components.masked_contrastive import patch_weights, sample_sent
 from medvlp_lite.components.reconstruction import random_masking, shrink
 from medvlp_lite.encoders.text import ReportTokenizer
 from medvlp_lite.studies import StudyDataset, collate
+from medvlp_lite.systems import maco
 from medvlp_lite.systems.base import Query, System
 from medvlp_lite.systems.maco import MaCo, MaCoConfig
 from medvlp_lite.training import TrainingConfig, fit
@@ -54,7 +55,7 @@ def test_total_weighs_by_lambda_or_adds_as_the_released_code(batch):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"weighting": "none"}, {"weighting": "split"}, {"contrastive": False}, {"weighting": "arxiv"}, {"text_pool": "mean"},
+    [{}, {"weighting": "none"}, {"weighting": "split"}, {"weighting": "joint_normalised"}, {"affine": True}, {"contrastive": False}, {"weighting": "arxiv"}, {"text_pool": "mean"},
      {"lam": 0}, {"hr": False}, {"mask_ratio": 0}, {"lam": None}],
 )  # fmt: skip
 def test_what_can_learn_gets_a_gradient_and_nothing_else_asks_for_one(options, batch):
@@ -164,6 +165,29 @@ def test_the_score_layer_learns_at_its_own_rate_and_leaves_a_trace(data):
     trace = fast.weights_by_step()
     assert list(trace) == [0, 2, 4, 6] and trace[0].abs().sum() == 0 and trace[4].abs().sum() > 0
     assert torch.equal(trace[6], fast.importance_score.weight[0]) and build().weight_trace.shape == (0, 16)
+
+
+def test_the_temperature_moves_by_its_own_rate(data):
+    """1 / temperature starts at 33 and moves by about the learning rate in each step: without a rate of its own it stands."""
+    plan = TrainingConfig(8, 8, 1e-3, warmup=0.0, augment=False)
+    moved = {}
+    for rate in (1.0, 30.0):
+        system = build(temperature_rate=rate)
+        before = system.logit_multiplier.item()
+        fit(system, data, plan, log=None)
+        moved[rate] = abs(system.logit_multiplier.item() - before) / before
+    assert moved[1.0] < 3e-4 < 3e-3 < moved[30.0] < 8e-3
+
+
+def test_only_training_images_are_turned(batch, monkeypatch):
+    seen = []
+    monkeypatch.setattr(maco, "random_affine", lambda images: seen.append(images) or images)
+    system = build(affine=True)
+    system.eval().loss(batch)
+    assert not seen
+    system.train().loss(batch)
+    build().train().loss(batch)
+    assert len(seen) == 1
 
 
 def test_a_full_trace_keeps_every_other_row(batch):

@@ -38,7 +38,7 @@ def lines_that_wait(system, dataset) -> list[str]:
 
 
 WAYS = [
-    ("maco", {"trace_every": 2}), ("maco", {"weighting": "arxiv", "lam": None}), ("medfilip", {}), ("medfilip", {"use_entities": False}),
+    ("maco", {"trace_every": 2, "affine": True}), ("maco", {"weighting": "joint_normalised"}), ("maco", {"weighting": "arxiv", "lam": None}), ("medfilip", {}), ("medfilip", {"use_entities": False}),
     ("mskpt", {}), ("staging", {"weight": "gate", "patience": 1}),
 ]  # fmt: skip
 
