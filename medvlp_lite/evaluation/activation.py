@@ -60,9 +60,7 @@ def stage_maps(system: System, dataset: StudyDataset, classes: np.ndarray) -> np
     found = []
     for start, images in zip(range(0, len(dataset), BATCH), image_batches(dataset, system.device)):
         chosen = torch.as_tensor(classes[start : start + len(images)])
-        found.append(
-            grad_cam(system.image_encoder, lambda maps: system.head(maps.mean(dim=(2, 3))), images, chosen).cpu()
-        )
+        found.append(grad_cam(system.image_encoder, system.stage_logits, images, chosen).cpu())
     return torch.cat(found).cpu().numpy()
 
 
