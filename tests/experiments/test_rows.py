@@ -97,7 +97,7 @@ def test_staging_learns_from_labelled_studies_and_with_a_teacher_from_the_others
     with_others = sizes["staging_25"]
     assert (with_others < 0).sum() == len(data.train) - len(known)
     assert 0.4 < np.mean(with_others >= 0) < 0.6, "labelled studies are repeated until they are about half"
-    assert (sizes["staging_noise_20_none"] != data.train.stages).any()
+    assert (sizes["staging_noise_20_none"] != sizes["staging"]).any()
 
 
 def test_a_student_starts_from_its_teacher():
