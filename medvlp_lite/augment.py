@@ -66,6 +66,12 @@ def _warp(images: torch.Tensor, turn: torch.Tensor, grow: torch.Tensor, *shift: 
     return F.grid_sample(images, grid, align_corners=False)
 
 
+def random_flip(images: torch.Tensor, share: float = 0.5) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images (B, 1, H, W) of which a ``share``, drawn at random, is mirrored left to right, and which ones: bool (B,)."""
+    chosen = (torch.rand(len(images)) < share).to(images.device)
+    return torch.where(chosen.view(-1, 1, 1, 1), images.flip(3), images), chosen
+
+
 def mirror(
     images: torch.Tensor, targets: torch.Tensor, positions: Sequence[str], share: float = 0.5
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,8 +83,7 @@ def mirror(
     swap = {"left": "right", "right": "left"}
     names = ["_".join(swap.get(part, part) for part in name.split("_")) for name in positions]
     order = [positions.index(name) if name in positions else place for place, name in enumerate(names)]
-    chosen = (torch.rand(len(images)) < share).to(images.device)
-    flipped = torch.where(chosen.view(-1, 1, 1, 1), images.flip(3), images)
+    flipped, chosen = random_flip(images, share)
     return flipped, torch.where(chosen.view(-1, *[1] * (targets.ndim - 1)), targets[:, order], targets)
 
 

@@ -138,19 +138,35 @@ def batch_token_alignment(
     Memory grows with B * B. Raises ValueError when shapes do not fit.
     """
     _check(patches, words, mask)
-    columns = []
-    for sentence, real in zip(words, mask):
-        sentence = sentence[real]
-        scores = sentence @ patches.transpose(1, 2)
-        if compete:
-            scores = scores.softmax(dim=1)
-        contexts = (attention_scale * scores).softmax(dim=-1) @ patches
-        fit = F.cosine_similarity(sentence.unsqueeze(0), contexts, dim=-1)
-        columns.append((word_scale * fit).logsumexp(dim=-1))
-    scores = torch.stack(columns, dim=1)
+    words, owners, real = words.flatten(0, 1), _rows(mask).repeat_interleave(mask.shape[1]), mask.flatten()
+    if mask.device.type == "cpu":  # leaves padding out; elsewhere that would have to wait
+        words, owners, real = words[real], owners[real], real[real]
+    of_text = ((owners == _rows(mask).unsqueeze(1)) & real).to(words.dtype)  # (B, N)
+    parts = patches.split(1) if mask.device.type == "cpu" else (patches,)  # one image at a time stays in the cache
+    options = {"attention_scale": attention_scale, "word_scale": word_scale, "compete": compete}
+    scores = torch.cat([_fit_of_texts(part, words, of_text, owners, **options) for part in parts])
     if positives is None:
         positives = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
     return supervised_contrast(scores, positives, 1 / pair_scale)
+
+
+def _fit_of_texts(
+    patches: torch.Tensor, words: torch.Tensor, of_text: torch.Tensor, owners: torch.Tensor,
+    *, attention_scale: float, word_scale: float, compete: bool,
+) -> torch.Tensor:  # fmt: skip
+    """Z of ``batch_token_alignment``, (b, B), for b images with all N words (N, d), which belong to the texts ``owners`` (N,)."""
+    cosines = shares = patches @ words.t()  # (b, P, N)
+    if compete:  # softmax over the words of each text
+        raised = (cosines - cosines.detach().amax(dim=-1, keepdim=True)).exp()
+        shares = raised / (raised @ of_text.t()).index_select(-1, owners).clamp(min=1e-30)
+    attention = (attention_scale * shares).softmax(dim=1)
+    lengths = (attention.transpose(1, 2) @ patches).norm(dim=-1) * words.norm(dim=-1)
+    fit = (attention * cosines).sum(dim=1) / lengths.clamp(min=1e-8)  # in [-1, 1]
+    return ((word_scale * fit).exp() @ of_text.t()).log()
+
+
+def _rows(mask: torch.Tensor) -> torch.Tensor:
+    return torch.arange(len(mask), device=mask.device)
 
 
 def intra_modal_loss(

@@ -17,11 +17,34 @@ from medvlp_lite.components.prototype_alignment import mean_where, require_label
 
 SCORES = ("max", "normalised", "entropy", "margin")
 WEIGHTS = ("linear", "gate", "exp", "focal_like", "none")
+POOLINGS = ("mean", "mean_max")
 THETA_RULES = ("accuracy", "youden", "coverage")
 
 
 def _full(values: torch.Tensor) -> torch.Tensor:
     return values if values.dtype == torch.float64 else values.float()
+
+
+def pool_features(maps: torch.Tensor, pooling: str = "mean_max") -> torch.Tensor:
+    """Feature maps (B, C, h, w) as the vectors that a classifier reads (P-14): "mean" (B, C), or "mean_max" (B, 2 C).
+
+    The mean tells how much of a texture there is, the maximum whether there is any. Raises ValueError for another pooling.
+    """
+    if pooling not in POOLINGS:
+        raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
+    mean = maps.mean(dim=(2, 3))
+    return mean if pooling == "mean" else torch.cat([mean, maps.amax(dim=(2, 3))], dim=1)
+
+
+def balanced_weights(labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """Class weights (K,) inverse to how often each class occurs among ``labels`` (N,), -1 for none; their mean over samples is 1.
+
+    A class without sample gets 0. Raises ValueError when nothing is labelled.
+    """
+    counts = torch.bincount(labels[labels >= 0].long(), minlength=classes)
+    if not counts.any():
+        raise ValueError("no sample is labelled: there is nothing to balance")
+    return torch.where(counts > 0, counts.sum() / ((counts > 0).sum() * counts.clamp(min=1)), 0.0)
 
 
 def uncertainty(probabilities: torch.Tensor, kind: str = "max") -> torch.Tensor:
@@ -61,14 +84,15 @@ def sample_weights(uncertainties: torch.Tensor, kind: str = "linear", threshold:
 
 def weighted_cross_entropy(
     logits: torch.Tensor, labels: torch.Tensor, *, weight: str = "linear", score: str = "max", threshold: float = 0.5,
-    detach: bool = True,
+    detach: bool = True, class_weights: torch.Tensor | None = None,
 ) -> torch.Tensor:  # fmt: skip
     """Cross-entropy of logits (B, K), each sample weighted by how sure the model is of it: P-14 and P-16, a reconstruction.
 
     ``labels`` (B,) hold 0 to K - 1, or -1 for a sample without label, which is left out; zero, with zero gradient, when none
     has one. ``weight`` and ``threshold`` as in ``sample_weights``, ``score`` as in ``uncertainty``. Without ``detach`` the
-    weight is learned too, and whenever p of the true class is the largest and below 1/e the gradient pushes it down. Raises
-    ValueError when shapes do not fit or a label is out of range.
+    weight is learned too, and whenever p of the true class is the largest and below 1/e the gradient pushes it down.
+    ``class_weights`` (K,), such as ``balanced_weights``, multiply the loss of each class's samples. Raises ValueError when
+    shapes do not fit or a label is out of range.
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(f"logits {tuple(logits.shape)} do not fit labels {tuple(labels.shape)}")
@@ -77,7 +101,7 @@ def weighted_cross_entropy(
     # P-15, P-16: how uncertain the model is of each sample, and the weight that follows
     weights = sample_weights(uncertainty(logits.softmax(dim=-1), score), weight, threshold)
     # P-14, weighted
-    losses = F.cross_entropy(logits, labels.clamp(min=-1), ignore_index=-1, reduction="none")
+    losses = F.cross_entropy(logits, labels.clamp(min=-1), class_weights, ignore_index=-1, reduction="none")
     return mean_where((weights.detach() if detach else weights) * losses, labels >= 0)
 
 

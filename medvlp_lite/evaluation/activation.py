@@ -8,12 +8,13 @@ Built in chapter 08_uncertainty_staging.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from medvlp_lite.evaluation.grounding import positive_studies, upsample
-from medvlp_lite.evaluation.inference import BATCH, image_batches
+from medvlp_lite.evaluation.inference import BATCH, image_batches, stage_probabilities
 from medvlp_lite.studies import StudyDataset
 from medvlp_lite.systems.base import System
 
@@ -60,23 +61,64 @@ def stage_maps(system: System, dataset: StudyDataset, classes: np.ndarray) -> np
     found = []
     for start, images in zip(range(0, len(dataset), BATCH), image_batches(dataset, system.device)):
         chosen = torch.as_tensor(classes[start : start + len(images)])
-        found.append(
-            grad_cam(system.image_encoder, lambda maps: system.head(maps.mean(dim=(2, 3))), images, chosen).cpu()
-        )
+        found.append(grad_cam(system.image_encoder, system.stage_logits, images, chosen).cpu())
     return torch.cat(found).cpu().numpy()
 
 
 def stage_map_energy(system: System, dataset: StudyDataset, entity: str, limit: int = 300) -> dict[str, float]:
     """Mean energy of the true stage's map inside the true mask of ``entity``, on the first ``limit`` diseased studies.
 
-    "uniform" is what a uniform map would score there.
+    "right" and "wrong" are the same over studies that are staged right and wrong, NaN where there is none; "uniform" is what a
+    uniform map would score there.
     """
     found = positive_studies(dataset, entity, limit)
     found = [(i, region) for i, region in found if dataset.stages[i] > 0]
     if not found:
-        return {"energy": float("nan"), "uniform": float("nan"), "count": 0}
-    rows = [i for i, _ in found]
-    maps = stage_maps(system, dataset.subset(rows), dataset.stages[rows])
-    inside = [energy_inside(heat, region) for heat, (_, region) in zip(maps, found)]
-    uniform = float(np.mean([region.mean() for _, region in found]))
-    return {"energy": float(np.nanmean(inside)), "uniform": uniform, "count": len(found)}
+        return {
+            "energy": float("nan"),
+            "right": float("nan"),
+            "wrong": float("nan"),
+            "uniform": float("nan"),
+            "count": 0,
+        }
+    part = dataset.subset([i for i, _ in found])
+    maps = stage_maps(system, part, part.stages)
+    inside = np.array([energy_inside(heat, region) for heat, (_, region) in zip(maps, found)])
+    right = stage_probabilities(system, part).argmax(axis=1) == part.stages
+    parts = {"energy": inside, "right": inside[right], "wrong": inside[~right]}
+    means = {name: float(np.nanmean(row)) if np.isfinite(row).any() else float("nan") for name, row in parts.items()}
+    return {**means, "uniform": float(np.mean([region.mean() for _, region in found])), "count": len(found)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One staged study: its place in the data set, true and answered stage, how probable each seemed, and their maps (h, w)."""
+
+    place: int
+    truth: int
+    answer: int
+    truth_probability: float
+    answer_probability: float
+    truth_map: np.ndarray
+    answer_map: np.ndarray
+
+
+def worst_cases(system: System, dataset: StudyDataset, count: int = 4) -> list[Case]:
+    """The wrong answers that give the true stage least, the worst first, with Grad-CAM of the true and of the answered stage.
+
+    Fewer than ``count`` where fewer are wrong. Raises ValueError when a study has no stage.
+    """
+    truth = dataset.stages
+    if (truth < 0).any():
+        raise ValueError(f"{int((truth < 0).sum())} studies have no stage; leave them out")
+    probabilities = stage_probabilities(system, dataset)
+    answers, rows = probabilities.argmax(axis=1), np.arange(len(truth))
+    given = probabilities[rows, truth]
+    worst = [int(i) for i in np.argsort(given, kind="stable") if answers[i] != truth[i]][:count]
+    if not worst:
+        return []
+    maps = [stage_maps(system, dataset.subset(worst), chosen[worst]) for chosen in (truth, answers)]
+    return [
+        Case(i, int(truth[i]), int(answers[i]), float(given[i]), float(probabilities[i, answers[i]]), *pair)
+        for i, *pair in zip(worst, *maps)
+    ]

@@ -24,6 +24,7 @@ from medvlp_lite.systems.mskpt_staging import DISEASE
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 TARGET = 0.8  # share of kept answers that shall be right
 COLLAPSED = 0.05  # a class recalled less often than this is no longer answered
+SEEN = 1000  # training images that over-fitting is measured on
 THETA_RULES: dict[str, dict[str, float]] = {
     "accuracy": {"target": TARGET},
     "accuracy, 90 % sure": {"target": TARGET, "confidence": 0.9},
@@ -242,10 +243,15 @@ class StageAnswers:
 
 
 def staging_measures(system: System, data: Parts) -> dict[str, Any]:
-    """All that is recorded of a staging system: agreement with the truth, uncertainty, thresholds, conformal sets, Grad-CAM."""
-    answers = StageAnswers.of(system, data)
+    """All that is recorded of a staging system: agreement with the truth, how much better it is on images that it learned from
+    (accuracy on the first ``SEEN`` of them minus that on the test part), uncertainty, thresholds, conformal sets, Grad-CAM.
+    """
+    answers, seen = StageAnswers.of(system, data), data.train.subset(range(min(SEEN, len(data.train))))
+    known = float(np.mean(stage_probabilities(system, seen).argmax(axis=1) == seen.stages))
     return {
         **agreement(answers.truth, answers.probabilities),
+        "train_accuracy": known,
+        "overfitting": known - float(answers.correct.mean()),
         "doubt": uncertainty_quality(answers),
         "theta": theta_quality(answers),
         "conformal": conformal_quality(answers),
@@ -272,6 +278,7 @@ def agreement(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
         "balanced_accuracy": scores.sensitivity,
         "kappa": quadratic_kappa(truth, probabilities.argmax(axis=1), classes),
         "recall": recall.tolist(),
+        "lowest_recall": float(np.nanmin(recall)),
         "collapsed": bool(np.nanmin(recall) < COLLAPSED),
         "auc_by_stage": [auc((truth == k).astype(float), probabilities[:, k]) for k in range(classes)],
         "confusion": counts.tolist(),

@@ -1,26 +1,53 @@
-"""MSK-PT's first stage with and without its parts. Built in chapter 07_prototype_alignment."""
+"""MSK-PT's first stage with and without its parts, and how often reports repeat. Built in chapter 07_prototype_alignment."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from medvlp_lite.experiments.draws import Draw
+import numpy as np
+
+from medvlp_lite.experiments.draws import Draw, PhantomData
 from medvlp_lite.experiments.profiles import Training
 from medvlp_lite.experiments.runner import Row
+from medvlp_lite.studies import StudyDataset
 
 DRAW = Draw(cap=8000, screening=True)
 TRAINING = Training(1e-3, cap=250, least=1 / 6)  # the screening has fewer phantoms, and stage 2 goes on from here
+GLOBAL = {"token_weight": 0.0, "prototype_weight": 0.0}
+CATEGORIES: dict[str, dict[str, Any]] = {
+    "mskpt_global": GLOBAL,
+    "mskpt_no_token": {"token_weight": 0.0},
+    "mskpt_class": {"token_weight": 0.0, "prototypes": "class"},
+    "mskpt_supervised": {"token_weight": 0.0, "prototypes": "supervised"},
+}
+"""Whole pairs alone, then with categories: learned without labels, one per stage, or every pair of a stage as a positive."""
 
 
-def _row(name: str, value: int, **options: Any) -> Row:
+def shuffled(row: Row, data: PhantomData, seed: int) -> StudyDataset:
+    """The training studies, each with the report of another one drawn at random: nothing can be learned from such pairs."""
+    train = data.train
+    order = np.random.default_rng(seed).permutation(len(train))
+    studies = [replace(study, report=train.studies[i].report) for study, i in zip(train.studies, order)]
+    return StudyDataset(studies, size=train.size, entities=train.entities, label_from=train.label_from)
+
+
+def _row(name: str, value: int, train_set: Callable[..., StudyDataset] | None = None, **options: Any) -> Row:
     return Row(
         name, "mskpt", DRAW, TRAINING, ("stage one",), options=options, validation="purity",
-        headline=("purity", "probe/accuracy"), value=value,
+        headline=("purity", "probe/accuracy"), value=value, **({"train_set": train_set} if train_set else {}),
     )  # fmt: skip
 
 
 ROWS = (
     _row("mskpt", 3),
-    _row("mskpt_no_token", 2, token_weight=0.0),
+    _row("mskpt_global", 3, **GLOBAL),
+    _row("mskpt_no_token", 3, **CATEGORIES["mskpt_no_token"]),
     _row("mskpt_no_prototype", 2, prototype_weight=0.0),
-    _row("mskpt_global", 3, token_weight=0.0, prototype_weight=0.0),
     _row("mskpt_no_global", 2, global_weight=0.0),
+    _row("mskpt_class", 3, **CATEGORIES["mskpt_class"]),
+    _row("mskpt_supervised", 2, **CATEGORIES["mskpt_supervised"]),
+    _row("mskpt_labels", 3, label_weight=1.0),
+    _row("mskpt_global_labels", 2, **GLOBAL, label_weight=1.0),
+    _row("mskpt_batch_tokens", 2, tokens="batch"),
+    _row("mskpt_shuffled", 2, shuffled),
 )

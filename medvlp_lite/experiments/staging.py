@@ -11,6 +11,7 @@ from medvlp_lite.experiments import mskpt
 from medvlp_lite.experiments.draws import PhantomData, with_labels
 from medvlp_lite.experiments.profiles import Profile, Training, build_system
 from medvlp_lite.experiments.runner import Row
+from medvlp_lite.records.record import RunRecord
 from medvlp_lite.studies import StudyDataset
 from medvlp_lite.systems.base import System
 
@@ -18,6 +19,27 @@ TRAINING = Training(1e-3, share=0.5, cap=150, least=0.1)  # the same for every r
 ALONE = {"text_weight": 0.0, "data_weight": 0.0}
 PLAIN = {"weight": "none", "gate": False}
 WEIGHTS = {"linear": {}, "gate": {"patience": 60}, "none": {}}
+FEW = {30: 0.005, 100: 0.017, 300: 0.05, 1000: 0.17}  # labels, and the share of the long profile's 5,900 that they are
+LAMBDAS = {0.0: "staging_no_distillation", 0.1: "staging_light", 0.3: "staging_lambda_30", 1.0: "staging"}
+"""The rows that differ in the weight of both distillations."""
+SUPERVISED = {
+    "image": "supervised"
+}  # an encoder that learned the twelve findings from filtered reports, on other phantoms
+REPEATS = 128  # so many studies at least, of few labels each many times: a batch must fit in
+
+
+def chosen_lambda(records: Mapping[str, RunRecord]) -> float:
+    """The weight of distillation whose row ends highest on validation, on average over seeds; of equals the smaller.
+
+    ``records`` by row. Raises ValueError naming the rows of ``LAMBDAS`` that are missing.
+    """
+    if missing := [row for row in LAMBDAS.values() if row not in records]:
+        raise ValueError(f"no record of {', '.join(missing)}; run these rows first")
+    ends = {
+        weight: [run["curve"]["validation"]["values"][-1] for run in records[row].metrics["runs"]]
+        for weight, row in LAMBDAS.items()
+    }
+    return max(ends, key=lambda weight: (np.mean(ends[weight]), -weight))
 
 
 def labelled(row: Row, data: PhantomData, seed: int) -> StudyDataset:
@@ -31,32 +53,39 @@ def train_set(row: Row, data: PhantomData, seed: int) -> StudyDataset:
     known, others = np.flatnonzero(given.stages >= 0), np.flatnonzero(given.stages < 0)
     taught = row.parents and any(row.options.get(f"{kind}_weight", 1.0) for kind in ("text", "data"))
     if not taught or not len(others):
-        return given.subset(known)
+        return given.subset(np.tile(known, -(-REPEATS // len(known))))
     return given.subset(np.concatenate([np.tile(known, max(1, round(len(others) / len(known)))), others]))
 
 
 def start(row: Row, data: PhantomData, profile: Profile, seed: int, parents: Mapping[str, System]) -> System:
-    """A student with the encoder of its stage-1 teacher, and the teacher's banks of the labelled studies; else random weights."""
-    if not parents:
-        return build_system(row.system, data.tokenizer(), row.options, profile)
-    teacher, given, side = parents["teacher"], labelled(row, data, seed), data.train.size
+    """A student with the encoder of its stage-1 teacher and the teacher's banks of the labelled studies; or with the encoder of
+    another system (``parents`` "image"); or with random weights. Stages count inversely to their number of labels.
+    """
+    given, side = labelled(row, data, seed), data.train.size
+    if "teacher" not in parents:
+        system = build_system(row.system, data.tokenizer(), row.options, profile).balance(given.stages)
+        if "image" in parents:
+            system.image_encoder.load_state_dict(parents["image"].image_encoder.state_dict())
+        return system
+    teacher = parents["teacher"]
     width = teacher.eval().embed_images(torch.zeros(1, 1, side, side, device=teacher.device)).shape[1]
     system = build_system(row.system, teacher.tokenizer, {**row.options, "width": width}, profile)
     return system.set_teacher(teacher, given.subset(np.flatnonzero(given.stages >= 0)))
 
 
 def _row(
-    name: str, value: int = 2, teacher: str = "mskpt", labels: float = 1.0, noise: float = 0.0, times: int = 1, **options: Any
+    name: str, value: int = 2, teacher: str = "mskpt", labels: float = 1.0, noise: float = 0.0, times: int = 1,
+    parents: Mapping[str, str] | None = None, **options: Any,
 ) -> Row:  # fmt: skip
     return Row(
         name, "staging", replace(mskpt.DRAW, labels=labels, noise=noise), replace(TRAINING, times=times), ("staging",),
-        options=options, parents={"teacher": teacher} if teacher else {}, start=start, train_set=train_set,
+        options=options, parents={"teacher": teacher} if parents is None else parents, start=start, train_set=train_set,
         validation="macro_f1", headline=("scores/accuracy", "scores/mean", "kappa"), value=value,
     )  # fmt: skip
 
 
 def _scratch(name: str, value: int = 2, **more: Any) -> Row:
-    return _row(name, value, "", **ALONE, **PLAIN, **more)
+    return _row(name, value, **{"parents": {}, **ALONE, **PLAIN, **more})
 
 
 ROWS = (
@@ -69,11 +98,21 @@ ROWS = (
     _row("staging_no_prototype", teacher="mskpt_no_prototype"),
     _row("staging_no_data", data_weight=0.0),
     _row("staging_no_text", text_weight=0.0),
-    _row("staging_light", text_weight=0.1, data_weight=0.1),
-    _row("staging_no_distillation", **ALONE),
+    _row("staging_light", 3, text_weight=0.1, data_weight=0.1),
+    _row("staging_lambda_30", text_weight=0.3, data_weight=0.3),
+    _row("staging_no_distillation", 3, **ALONE),
+    _row("staging_labels", teacher="mskpt_labels"),
+    _row("staging_shuffled", teacher="mskpt_shuffled"),
+    _row("staging_no_gate", gate=False),
+    _row("staging_no_weight", weight="none"),
     _row("staging_no_uncertainty", **PLAIN),
     *(_row(f"staging_{share}", labels=share / 100) for share in (25, 50, 75)),
     *(_scratch(f"staging_scratch_{share}", labels=share / 100) for share in (25, 50, 75)),
+    *(_row(f"staging_n{count}", labels=share) for count, share in FEW.items()),
+    *(_scratch(f"staging_scratch_n{count}", labels=share) for count, share in FEW.items()),
+    _scratch("staging_supervised", parents=SUPERVISED),
+    *(_scratch(f"staging_supervised_n{count}", labels=share, parents=SUPERVISED) for count, share in FEW.items()),
+    _scratch("staging_mean_pooling", 1, pooling="mean"),
     *(
         _row(f"staging_noise_{share}_{weight}", 1, noise=share / 100, weight=weight, **ALONE, **options)
         for weight, options in WEIGHTS.items()

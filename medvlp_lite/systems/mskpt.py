@@ -10,10 +10,17 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from medvlp_lite.components.contrastive import gather_pairs, info_nce
-from medvlp_lite.components.prototype_alignment import ClassPrototypes, ClusterPrototypes
-from medvlp_lite.components.token_alignment import token_alignment
+from medvlp_lite.components.prototype_alignment import (
+    ClassPrototypes,
+    ClusterPrototypes,
+    same_class,
+    supervised_contrast,
+)
+from medvlp_lite.components.token_alignment import batch_token_alignment, token_alignment
+from medvlp_lite.components.uncertainty_staging import pool_features, weighted_cross_entropy
 from medvlp_lite.encoders.text import ReportTokenizer, masked_mean
 from medvlp_lite.studies import Batch
 from medvlp_lite.systems.base import LossTerms
@@ -22,7 +29,8 @@ from medvlp_lite.systems.convirt import TEMPERATURE, ConVIRT, ConVIRTConfig
 STAGES = 4  # classes of ``prototypes`` "class"
 CLUSTERS = 16
 TOKEN_TEMPERATURE, PROTOTYPE_TEMPERATURE = 0.1, 0.2
-PROTOTYPES = ("clusters", "class")
+PROTOTYPES = ("clusters", "class", "supervised")
+TOKENS = ("pair", "batch")
 
 
 @dataclass(frozen=True)
@@ -32,13 +40,17 @@ class MSKPTConfig(ConVIRTConfig):
     global_weight: float = 1.0  # of the alignment of whole pairs (P-4)
     token_weight: float = 1.0  # of words with patches (P-8)
     prototype_weight: float = 1.0  # of categories (P-12)
+    label_weight: float = 0.0  # of cross-entropy on known stages, weighted by certainty (P-16): the paper's third loss
+    tokens: str = "pair"  # negatives of a word: the patches of its own "pair", or all images of the "batch"
     prototypes: str = (
-        "clusters"  # learned without labels, or one per stage ("class"); a study without stage takes no part
+        "clusters"  # learned without labels; one per stage ("class"); or the contrast that they stand for,
     )
+    # with all pairs of one stage as positives ("supervised"). A study without stage takes no part in the last two
 
     def __post_init__(self) -> None:
-        if self.prototypes not in PROTOTYPES:
-            raise ValueError(f"prototypes must be one of {', '.join(PROTOTYPES)}, got {self.prototypes!r}")
+        for name, known in (("prototypes", PROTOTYPES), ("tokens", TOKENS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         if not (self.global_weight or self.token_weight or self.prototype_weight):
             raise ValueError(
                 "nothing aligns images with reports: set global_weight, token_weight or prototype_weight; "
@@ -58,13 +70,15 @@ class MSKPT(ConVIRT):
         self.prototypes = None
         if config.prototype_weight and config.prototypes == "clusters":
             self.prototypes = ClusterPrototypes(CLUSTERS, config.dim, temperature=PROTOTYPE_TEMPERATURE)
-        elif config.prototype_weight:
+        elif config.prototype_weight and config.prototypes == "class":
             self.prototypes = ClassPrototypes(STAGES, config.dim, temperature=PROTOTYPE_TEMPERATURE)
+        self.head = nn.Linear(2 * self.image_encoder.width, STAGES) if config.label_weight else None
 
     def compute_loss(self, batch: Batch) -> LossTerms:
         config, terms = self.config, {}
         # P-1, P-2: local features of both sides in the shared space
-        patches = self.local_features(batch.images).flatten(1, 2)
+        maps = self.image_encoder(batch.images)
+        patches = self.image_projection(maps.flatten(2).transpose(1, 2))
         hidden, mask = self.text_encoder.encode(batch.inputs["token_ids"])
         images = gather_pairs(F.normalize(patches.mean(dim=1), dim=-1))
         texts = gather_pairs(F.normalize(self.text_projection(masked_mean(hidden, mask)), dim=-1))
@@ -72,14 +86,22 @@ class MSKPT(ConVIRT):
             terms["global"] = info_nce(images @ texts.t(), TEMPERATURE)
         if config.token_weight:  # P-8; words without [CLS]
             words = F.normalize(self.text_projection(hidden[:, 1:]), dim=-1)
-            terms["token"] = token_alignment(
-                F.normalize(patches, dim=-1), words, mask[:, 1:], temperature=TOKEN_TEMPERATURE
-            )
+            terms["token"] = self._align_tokens(F.normalize(patches, dim=-1), words, mask[:, 1:])
         if config.prototype_weight:  # P-12
             terms["prototype"] = self._align_categories(images, texts, batch.stages)
+        if config.label_weight:  # P-14, P-16
+            terms["label"] = weighted_cross_entropy(self.head(pool_features(maps)), batch.stages)
         return LossTerms(terms, {name: getattr(config, f"{name}_weight") for name in terms})
+
+    def _align_tokens(self, patches: torch.Tensor, words: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        if self.config.tokens == "batch":
+            return batch_token_alignment(patches, words, mask)
+        return token_alignment(patches, words, mask, temperature=TOKEN_TEMPERATURE)
 
     def _align_categories(self, images: torch.Tensor, texts: torch.Tensor, stages: torch.Tensor) -> torch.Tensor:
         if self.config.prototypes == "clusters":
             return self.prototypes(images, texts)
-        return self.prototypes(images, texts, gather_pairs(stages.float().unsqueeze(1)).squeeze(1).long())
+        stages = gather_pairs(stages.float().unsqueeze(1)).squeeze(1).long()
+        if self.config.prototypes == "supervised":
+            return supervised_contrast(images @ texts.t(), same_class(stages), TEMPERATURE)
+        return self.prototypes(images, texts, stages)

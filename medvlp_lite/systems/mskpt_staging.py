@@ -8,16 +8,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from medvlp_lite.augment import strong_augment
+from medvlp_lite.augment import random_flip, strong_augment
 from medvlp_lite.components.uncertainty_staging import (
+    POOLINGS,
     WEIGHTS,
+    balanced_weights,
     bank_logits,
     class_bank,
     distillation_loss,
+    pool_features,
     uncertainty,
     weighted_cross_entropy,
 )
@@ -40,6 +44,7 @@ class MSKPTStagingConfig:
     image_encoder: str = "resnet_lite"  # a name of ``encoders.image.image_encoder``
     image_size: int = 112  # side of the images in pixels
     width: int = 128  # of the banks, which is the width of the teacher's shared space
+    pooling: str = "mean_max"  # of local features, before head and projector: a name of POOLINGS
     text_weight: float = 1.0  # of distillation through the shared text feature (P-20); 0: without it
     data_weight: float = 1.0  # of distillation through the shared data feature (P-19); 0: without it
     gate: bool = True  # only images of which the teacher is certain teach (P-21); PromptKD's code has no gate
@@ -47,8 +52,9 @@ class MSKPTStagingConfig:
     patience: int = 0  # training steps of plain cross-entropy first: a "gate" that nothing passes would never open
 
     def __post_init__(self) -> None:
-        if self.weight not in WEIGHTS:
-            raise ValueError(f"weight must be one of {', '.join(WEIGHTS)}, got {self.weight!r}")
+        for name, known in (("weight", WEIGHTS), ("pooling", POOLINGS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
 
     @property
     def taught(self) -> bool:
@@ -59,7 +65,7 @@ class MSKPTStagingConfig:
 class MSKPTStaging(System):
     """A classifier of stages whose image encoder may start from a stage-1 system and be taught by it: P-22, a reconstruction.
 
-    The teacher sees images as the batch brings them, the student with stronger augmentation. Call ``set_teacher`` before
+    The teacher sees images as the batch brings them, the student mirrored at random and with stronger augmentation: a stage has no side. Call ``set_teacher`` before
     training with a teacher.
     """
 
@@ -69,22 +75,28 @@ class MSKPTStaging(System):
         config = config or MSKPTStagingConfig()
         super().__init__(tokenizer, config)
         self.image_encoder = image_encoder(config.image_encoder, config.image_size)
-        hidden, width = self.image_encoder.width, config.width
+        hidden, width = self.image_encoder.width * (2 if config.pooling == "mean_max" else 1), config.width
         self.head = nn.Linear(hidden, len(STAGES))
         self.projector = (
             nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, width)) if config.taught else None
         )
         self.register_buffer("text_bank", torch.zeros(len(STAGES), width))
         self.register_buffer("data_bank", torch.zeros(len(STAGES), width))
+        self.register_buffer("class_weights", torch.ones(len(STAGES)), persistent=False)
         self.register_buffer("steps_seen", torch.zeros((), dtype=torch.long))
         self._teacher: tuple[System, ...] = ()
+
+    def balance(self, stages: np.ndarray) -> MSKPTStaging:
+        """Weigh the stages in the loss against how often they occur among ``stages`` (N,), -1 for unlabelled."""
+        self.class_weights.copy_(balanced_weights(torch.as_tensor(stages), len(STAGES)))
+        return self
 
     def set_teacher(
         self, teacher: System, dataset: StudyDataset, descriptions: Sequence[str] | None = None
     ) -> MSKPTStaging:
         """Start from a stage-1 system: its image encoder is copied, its answers become the teacher, its features the banks.
 
-        The banks come from the labelled studies of ``dataset`` (P-18, P-19); with ``descriptions``, one text per stage, the
+        Banks (P-18, P-19) and class weights come from the labelled studies of ``dataset``; with ``descriptions``, one text per stage, the
         text bank holds those instead. The teacher itself, not a copy, is put in evaluation mode and frozen. Raises ValueError
         when its vectors have another width, or a stage has no labelled study.
         """
@@ -92,6 +104,7 @@ class MSKPTStaging(System):
         if missing:
             raise ValueError(f"no labelled study of {', '.join(missing)}: label at least one of each stage")
         labelled = dataset.subset([i for i, stage in enumerate(dataset.stages) if stage >= 0])
+        self.balance(labelled.stages)
         stages, images = torch.from_numpy(labelled.stages), torch.from_numpy(labelled.images).unsqueeze(1)
         text_stages = stages if descriptions is None else torch.arange(len(descriptions))
         texts = list(descriptions or map(findings_text, labelled.reports))
@@ -109,8 +122,12 @@ class MSKPTStaging(System):
         return self
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Average-pooled image features (B, C): what the head reads (P-14)."""
-        return self.image_encoder(images).mean(dim=(2, 3))
+        """Pooled image features (B, C): what the head reads (P-14)."""
+        return pool_features(self.image_encoder(images), self.config.pooling)
+
+    def stage_logits(self, maps: torch.Tensor) -> torch.Tensor:
+        """The head's answer (B, K) to feature maps (B, C, h, w) of the image encoder."""
+        return self.head(pool_features(maps, self.config.pooling))
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Features (B, C) as unit vectors (B, d) beside the banks; the features themselves where there is no projector."""
@@ -118,14 +135,17 @@ class MSKPTStaging(System):
 
     def compute_loss(self, batch: Batch) -> LossTerms:
         config = self.config
-        images = strong_augment(batch.images) if self.training else batch.images
+        images = random_flip(strong_augment(batch.images))[0] if self.training else batch.images
         features = self.features(images)
         # P-16: labelled samples count by how certain the answer is, after ``patience`` steps
         logits = self.head(features)
-        labels = weighted_cross_entropy(logits, batch.stages, weight=config.weight, threshold=THETA)
+        weights = self.class_weights
+        labels = weighted_cross_entropy(
+            logits, batch.stages, weight=config.weight, threshold=THETA, class_weights=weights
+        )
         if self.training:
             self.steps_seen += 1
-            plain = weighted_cross_entropy(logits, batch.stages, weight="none")
+            plain = weighted_cross_entropy(logits, batch.stages, weight="none", class_weights=weights)
             labels = torch.where(self.steps_seen <= config.patience, plain, labels)  # without waiting for a GPU
         terms = {"labels": labels}
         if config.taught:
@@ -168,7 +188,7 @@ class MSKPTStaging(System):
 
     def heatmap(self, images: torch.Tensor, queries: Sequence[Query]) -> torch.Tensor:
         """The head's class activation map, which Grad-CAM (C-6) equals up to a factor here; negative values cut to 0."""
-        weights = self.head.weight
+        weights = self.head.weight.unflatten(1, (-1, self.image_encoder.width)).sum(dim=1)
         rows = [weights[1:].mean(0) - weights[0] if (k := self._place(query)) < 0 else weights[k] for query in queries]
         return torch.einsum("bchw,qc->bqhw", self.image_encoder(images), torch.stack(rows)).relu()
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from medvlp_lite import experiments
+from medvlp_lite import experiments, records
 from medvlp_lite.experiments import PROFILES, ROWS, Profile, build_system, screening_data
 from medvlp_lite.experiments.measures import MEASURES, VALIDATION
 from medvlp_lite.experiments.runner import results_folder
@@ -141,13 +141,16 @@ def test_staging_learns_from_labelled_studies_and_with_a_teacher_from_the_others
     for name in ("staging", "staging_25", "staging_scratch_25", "staging_noise_20_none"):
         row = ROWS[name]
         sizes[name] = row.train_set(row, data, 0).stages
-    known = sizes["staging_scratch_25"]
-    assert len(sizes["staging"]) == len(data.train) and (sizes["staging"] >= 0).all()
-    assert (known >= 0).all() and len(known) == pytest.approx(0.25 * len(data.train), abs=3)
+    quarter = experiments.with_labels(data.train, 0.25, seed=0).stages
+    known = quarter[quarter >= 0]
+    for name, labels in (("staging", data.train.stages), ("staging_scratch_25", known)):
+        copies = len(sizes[name]) // len(labels)
+        assert sizes[name].tolist() == labels.tolist() * copies
+        assert 128 <= copies * len(labels) < 128 + len(labels), "a batch of 128 fits in"
     with_others = sizes["staging_25"]
     assert (with_others < 0).sum() == len(data.train) - len(known)
     assert 0.4 < np.mean(with_others >= 0) < 0.6, "labelled studies are repeated until they are about half"
-    assert (sizes["staging_noise_20_none"] != data.train.stages).any()
+    assert (sizes["staging_noise_20_none"] != sizes["staging"]).any()
 
 
 def test_a_student_starts_from_its_teacher():
@@ -158,3 +161,38 @@ def test_a_student_starts_from_its_teacher():
         assert torch.equal(own, other)
     scratch = ROWS["staging_scratch"].start(ROWS["staging_scratch"], data, TINY, 0, {})
     assert scratch.projector is None and not scratch.config.taught
+
+
+def test_shuffled_pairs_keep_images_and_reports_but_not_who_belongs_to_whom():
+    data, row = screening_data(160), ROWS["mskpt_shuffled"]
+    mixed = row.train_set(row, data, 0)
+    assert (mixed.images == data.train.images).all() and (mixed.stages == data.train.stages).all()
+    assert sorted(mixed.reports) == sorted(data.train.reports)
+    assert np.mean([a == b for a, b in zip(mixed.reports, data.train.reports)]) < 0.2
+    assert row.train_set(row, data, 1).reports != mixed.reports
+
+
+def test_a_student_can_start_from_an_encoder_that_learned_findings_from_labels():
+    data, parent = screening_data(160), experiments.load_pretrained("supervised")
+    row = ROWS["staging_supervised_n30"]
+    system = row.start(row, data, TINY, 0, {"image": parent})
+    assert torch.equal(system.image_encoder.body[1].weight, parent.image_encoder.body[1].weight)
+    given = experiments.with_labels(data.train, row.draw.labels, seed=0).stages
+    often = np.bincount(given[given >= 0], minlength=4)
+    assert often.min() >= 1 and system.class_weights.tolist() == pytest.approx(list(often.sum() / (4 * often)))
+
+
+def test_the_weight_of_distillation_is_chosen_by_validation_alone():
+    def record(*ends):
+        runs = [{"curve": {"validation": {"values": [0.9, end]}}, "macro_f1": 1 - end} for end in ends]
+        return records.RunRecord("row", "long", [0, 1], "", metrics={"runs": runs})
+
+    found = {row: record(0.5, 0.6) for row in experiments.staging.LAMBDAS.values()}
+    assert experiments.staging.chosen_lambda(found) == 0.0, "of equals the smaller"
+    found["staging_light"] = record(0.4, 0.75)
+    assert experiments.staging.chosen_lambda(found) == 0.1
+    with pytest.raises(ValueError, match="no record of staging_lambda_30"):
+        experiments.staging.chosen_lambda({row: r for row, r in found.items() if row != "staging_lambda_30"})
+    for weight, name in experiments.staging.LAMBDAS.items():
+        config = experiments.runner.system_config("staging", ROWS[name].options, LONG)
+        assert config["text_weight"] == config["data_weight"] == weight

@@ -11,6 +11,7 @@ from processes import run_two_processes
 from medvlp_lite.components import prototype_alignment as pa
 from medvlp_lite.components import token_alignment as ta
 from medvlp_lite.components.contrastive import info_nce
+from medvlp_lite.components.uncertainty_staging import weighted_cross_entropy
 from medvlp_lite.encoders.text import ReportTokenizer
 from medvlp_lite.studies import StudyDataset, collate
 from medvlp_lite.systems.base import Query, System
@@ -73,13 +74,38 @@ def test_one_prototype_per_stage_is_its_formula(batch):
     images, texts = system.embed_images(batch.images), system.embed_texts(batch.reports)
     expected = system.prototypes(images, texts, batch.stages).item()
     assert system.loss(batch).terms["prototype"].item() == pytest.approx(expected, rel=1e-5)
-    with pytest.raises(ValueError, match="prototypes must be one of clusters, class, got 'other'"):
+    with pytest.raises(ValueError, match="prototypes must be one of clusters, class, supervised, got 'other'"):
         build(prototypes="other")
+    with pytest.raises(ValueError, match="tokens must be one of pair, batch, got 'all'"):
+        build(tokens="all")
     with pytest.raises(ValueError, match="nothing aligns images with reports: set global_weight"):
         build(global_weight=0.0, token_weight=0.0, prototype_weight=0.0)
 
 
-@pytest.mark.parametrize("options", [{}, {"prototypes": "class"}, {"global_weight": 0.0, "token_weight": 0.0}])
+def test_supervised_contrast_and_words_against_other_patients_are_their_formulas(batch):
+    system = build(prototypes="supervised", tokens="batch")
+    images, texts = system.embed_images(batch.images), system.embed_texts(batch.reports)
+    terms = system.loss(batch).terms
+    expected = pa.supervised_contrast(images @ texts.t(), pa.same_class(batch.stages), 0.07)
+    assert terms["prototype"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert terms["token"].item() == pytest.approx(ta.batch_token_alignment(*features(system, batch)).item(), rel=1e-4)
+
+
+def test_the_third_loss_is_cross_entropy_weighted_by_certainty(batch):
+    system = build(label_weight=0.5)
+    maps = system.image_encoder(batch.images)
+    logits = system.head(torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1))
+    expected = weighted_cross_entropy(logits, batch.stages)
+    losses = system.loss(batch)
+    assert losses.terms["label"].item() == pytest.approx(expected.item(), rel=1e-5)
+    others = sum(value.item() for name, value in losses.terms.items() if name != "label")
+    assert losses.total.item() == pytest.approx(others + expected.item() / 2, rel=1e-5)
+    assert build().head is None
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"prototypes": "class"}, {"label_weight": 1.0}, {"global_weight": 0.0, "token_weight": 0.0}]
+)
 def test_every_trained_parameter_has_a_gradient_even_without_a_stage(batch, options):
     system = build(**options).train()
     system.loss(replace(batch, stages=batch.stages * 0 - 1)).total.backward()

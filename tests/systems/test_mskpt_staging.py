@@ -20,6 +20,8 @@ from medvlp_lite.systems.convirt import ConVIRT
 from medvlp_lite.systems.mskpt_staging import MSKPTStaging, MSKPTStagingConfig
 from medvlp_lite.training import TrainingConfig, fit
 
+ALONE = {"text_weight": 0.0, "data_weight": 0.0}
+
 
 @pytest.fixture(scope="module")
 def data():
@@ -40,6 +42,20 @@ def build(teacher, screening, **options):
     return MSKPTStaging(teacher.tokenizer, config).set_teacher(teacher, screening.train)
 
 
+def test_half_of_the_images_that_the_student_sees_are_mirrored(teacher, data, monkeypatch):
+    monkeypatch.setattr(mskpt_staging, "strong_augment", lambda images: images)
+    system, batch = build(teacher, data, **ALONE).train(), batch_of(data.train)
+    seen = []
+    system.image_encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    for _ in range(20):
+        system.loss(batch)
+    mirrored = [torch.equal(one, own.flip(-1)) for part in seen for one, own in zip(part, batch.images)]
+    kept = [torch.equal(one, own) for part in seen for one, own in zip(part, batch.images)]
+    assert 0.35 < np.mean(mirrored) < 0.65 and np.mean(mirrored) + np.mean(kept) == 1
+    system.eval().loss(batch)
+    assert torch.equal(seen[-1], batch.images)
+
+
 def batch_of(dataset, count=12):
     return collate([dataset[i] for i in range(count)])
 
@@ -54,11 +70,16 @@ def test_it_starts_as_a_copy_of_its_teacher_that_learns_alone(teacher, data):
     assert not [name for name in system.state_dict() if "teacher" in name]
 
 
-def test_loss_terms_are_the_equations(teacher, data):
-    system, batch = build(teacher, data, gate=False).eval(), batch_of(data.train)
+@pytest.mark.parametrize("pooling", ["mean", "mean_max"])
+def test_loss_terms_are_the_equations(teacher, data, pooling):
+    system, batch = build(teacher, data, gate=False, pooling=pooling).eval(), batch_of(data.train)
     losses = system.loss(batch)
-    features = system.image_encoder(batch.images).mean((2, 3))
-    expected = weighted_cross_entropy(system.head(features), batch.stages)
+    maps = system.image_encoder(batch.images)
+    features = maps.mean((2, 3)) if pooling == "mean" else torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1)
+    assert torch.allclose(system.stage_logits(maps), system.head(features), atol=1e-6)
+    often = torch.bincount(torch.from_numpy(data.train.stages), minlength=4)
+    assert torch.allclose(system.class_weights, len(data.train) / (4 * often))
+    expected = weighted_cross_entropy(system.head(features), batch.stages, class_weights=system.class_weights)
     assert torch.allclose(losses.terms["labels"], expected)
     for kind, bank in (("text", system.text_bank), ("data", system.data_bank)):
         student = bank_logits(system.projector(features), bank)
@@ -77,6 +98,8 @@ def test_switches_take_terms_away_or_change_them(teacher, data):
     assert set(alone.loss(batch).terms) == {"labels"} and alone.projector is None
     with pytest.raises(ValueError, match=r"weight must be one of .* got 'mode'"):
         MSKPTStagingConfig(weight="mode")
+    with pytest.raises(ValueError, match="pooling must be one of mean, mean_max, got 'max'"):
+        MSKPTStagingConfig(pooling="max")
     with pytest.raises(ValueError, match="needs a teacher"):
         MSKPTStaging(teacher.tokenizer).loss(batch)
     with pytest.raises(ValueError, match="set width"):
@@ -140,7 +163,8 @@ def test_it_answers_the_common_questions(teacher, data, tmp_path):
     scores, p = system.score(images, queries), system.probabilities(images)
     assert torch.allclose(scores[:, 0].sigmoid(), 1 - p[:, 0], atol=1e-5)
     assert torch.allclose(scores[:, 1].exp(), p[:, 2], atol=1e-5)
-    weights = torch.stack([system.head.weight[1:].mean(0) - system.head.weight[0], system.head.weight[2]])
+    head = system.head.weight[:, :128] + system.head.weight[:, 128:]  # of the mean and of the maximum
+    weights = torch.stack([head[1:].mean(0) - head[0], head[2]])
     expected = torch.einsum("bchw,qc->bqhw", system.image_encoder(images), weights).relu()
     assert torch.allclose(system.heatmap(images, queries), expected, atol=1e-6)
     assert torch.allclose(system.embed_images(images).norm(dim=1), torch.ones(12), atol=1e-5)

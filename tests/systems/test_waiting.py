@@ -39,7 +39,7 @@ def lines_that_wait(system, dataset) -> list[str]:
 
 WAYS = [
     ("maco", {"trace_every": 2, "affine": True}), ("maco", {"weighting": "joint_normalised"}), ("maco", {"weighting": "arxiv", "lam": None}), ("medfilip", {}), ("medfilip", {"use_entities": False}),
-    ("mskpt", {}), ("staging", {"weight": "gate", "patience": 1}),
+    ("mskpt", {}), ("mskpt", {"tokens": "batch", "prototypes": "supervised", "label_weight": 1.0}), ("staging", {"weight": "gate", "patience": 1}),
 ]  # fmt: skip
 
 
