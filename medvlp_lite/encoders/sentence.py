@@ -126,7 +126,9 @@ class SentenceEncoder:
         folder = folder or minilm_folder()
         for name, digest in sha256.items():
             if not (folder / name).is_file() or hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
-                raise ValueError(f"{folder / name} is not the file of all-MiniLM-L6-v2 that is pinned; install {MINILM} again")
+                raise ValueError(
+                    f"{folder / name} is not the file of all-MiniLM-L6-v2 that is pinned; install {MINILM} again"
+                )
         return cls.from_hub(str(folder))
 
     @classmethod

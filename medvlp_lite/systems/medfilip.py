@@ -57,7 +57,9 @@ class MedFILIPConfig:
     use_ssm: bool = True  # False: Y holds 0 and 1, by ``hard_labels``
     use_iki: bool = True  # False: categories are not explained
     hard_labels: str = "category"  # labels of one "category" or of one "text" count as equal
-    similarity_model: str = "reports"  # "words", "ontology", "minilm", "clinicalbert" (paper), "mpnet" (code), a hub name
+    similarity_model: str = (
+        "reports"  # "words", "ontology", "minilm", "clinicalbert" (paper), "mpnet" (code), a hub name
+    )
     centre_similarity: bool = True  # take the mean label away from the vectors of a text model
     severity_similarity: float = MILD_TO_SEVERE  # of mild and severe, in the ontology
     similarity_power: float = 1.0  # above 1 it sharpens the similarity
