@@ -44,7 +44,7 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 lock:
-	uv pip compile --universal --python-version 3.10 --all-extras pyproject.toml -o requirements.lock
+	uv pip compile --universal --python-version 3.10 --extra dicom --extra book --extra test pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf _build .cache

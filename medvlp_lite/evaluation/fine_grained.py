@@ -6,7 +6,7 @@ Built in chapter 06_similarity_labels.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,16 +18,22 @@ from scipy.stats import spearmanr
 from medvlp_lite.evaluation.classification import auc, auc_table, mean_max_f1
 from medvlp_lite.evaluation.inference import Parts, embed_dataset, embed_texts, patients_of, pooled_features
 from medvlp_lite.evaluation.linear_probe import linear_probe
-from medvlp_lite.evaluation.retrieval import official_counts, retrieval
+from medvlp_lite.evaluation.retrieval import retrieval
 from medvlp_lite.evaluation.zero_shot import queries_about, recognition_table, unseen_queries, unseen_studies
 from medvlp_lite.phantom.patients import ENTITIES, UNSEEN
-from medvlp_lite.reports.structured_labels import Label, ontology_similarity_matrix, true_labels
+from medvlp_lite.reports.structured_labels import Label, explanation_of, ontology_similarity_matrix, true_labels
 from medvlp_lite.studies import SEVERITIES, StudyDataset
 from medvlp_lite.systems.base import Query, System
 from medvlp_lite.systems.medfilip import MedFILIP
 
 KNOWN_TYPE = "consolidation"  # stands for COVID-19 as "pneumonia" does in the paper
 PROBED = 5000  # studies whose labels the linear probe may use
+TEXT_TYPES: dict[str, Callable[[str | None, str], str]] = {
+    "template": lambda severity, category: f"This is an X-ray image of {category}.",
+    "fine-grained": lambda severity, category: f"{severity} {category}" if severity else category,
+    "explanation": lambda severity, category: explanation_of(category),
+}
+"""The texts of the paper's Figure 5, from a finding's severity and category."""
 
 
 def label_scores(system: MedFILIP, images: np.ndarray, labels: Sequence[Label]) -> np.ndarray:
@@ -81,14 +87,13 @@ def fine_grained(system: MedFILIP, data: Parts, images: dict[str, np.ndarray]) -
     result = mean_max_f1({p: labels[p][:, columns] for p in labels}, {p: scores[p][:, columns] for p in scores})
     accuracy, order = {}, []
     for start in range(0, len(classes), 3):
-        truth, asked = labels["test"][:, start : start + 3], scores["test"][:, start : start + 3]
+        truth, asked = (part["test"][:, start : start + 3] for part in (labels, scores))
         there = truth.sum(axis=1) == 1
         if not there.any():
             continue
-        truth, asked = truth[there], asked[there]
+        truth, asked, extreme = truth[there], asked[there], truth[there, 1] == 0
         level = asked == asked.max(axis=1, keepdims=True)  # equal scores: chance decides
         accuracy[classes[start].category] = float((truth * level / level.sum(axis=1, keepdims=True)).sum(axis=1).mean())
-        extreme = truth[:, 1] == 0
         order.append(auc(truth[extreme, 2], asked[extreme, 2] - asked[extreme, 0]))
     return {
         **result,
@@ -102,8 +107,7 @@ def fine_grained(system: MedFILIP, data: Parts, images: dict[str, np.ndarray]) -
 def text_retrieval(system: MedFILIP, dataset: StudyDataset, images: np.ndarray) -> dict[str, Any]:
     """Structured labels for images and images for structured labels, each distinct label once in the gallery (C-5).
 
-    "label" counts exactly the image's own labels as relevant, "category" every label of a category it has. "official"
-    gives the released script's counts on a gallery with one label per image, repeats included.
+    "label" counts exactly the image's own labels as relevant, "category" every label of a category it has.
     """
     owned = [true_labels(study.findings, ENTITIES) for study in dataset.studies]
     rows = [i for i, labels in enumerate(owned) if labels]
@@ -119,12 +123,30 @@ def text_retrieval(system: MedFILIP, dataset: StudyDataset, images: np.ndarray) 
             "image_to_text": asdict(retrieval(scores, truth)),
             "text_to_image": asdict(retrieval(scores.T, truth.T)),
         }
-    alone = [place for place, i in enumerate(rows) if len(owned[i]) == 1][:1000]
-    column = [gallery.index(owned[rows[place]][0]) for place in alone]
-    repeated = scores[np.ix_(alone, column)]
-    counts = official_counts(repeated, np.equal.outer(column, column))
-    result["official"] = {"pairs": len(alone), "counts": {str(k): counts[k - 1] for k in (1, 3, 10)}}
     return result
+
+
+def text_type_similarity(system: System, dataset: StudyDataset) -> dict[str, np.ndarray]:
+    """The paper's Figure 5: by type of text, mean cosines (K, K) of images with a finding (row) and texts of each (column).
+
+    A fine-grained text names the severity that the row's finding has in the image. Rows are in the order of ``ENTITIES``, NaN for a finding
+    that no image shows.
+    """
+    images, shown = embed_dataset(system, dataset), [s.findings for s in dataset.studies]
+    owners = [(i, f) for i, row in enumerate(shown) for f in row if f.present and f.entity in ENTITIES]
+    matrices = {}
+    for kind, wording in TEXT_TYPES.items():
+        vectors = {s: embed_texts(system, [wording(s, c) for c in ENTITIES]) for s in {f.severity for _, f in owners}}
+        rows = {name: [images[i] @ vectors[f.severity].T for i, f in owners if f.entity == name] for name in ENTITIES}
+        matrices[kind] = np.stack([np.mean(row, 0) if row else np.full(len(ENTITIES), np.nan) for row in rows.values()])
+    return matrices
+
+
+def text_type_means(system: System, dataset: StudyDataset) -> dict[str, dict[str, float]]:
+    """``text_type_similarity`` in short: by type of text, the mean over a finding's "own" text and over those of "other" findings."""
+    own = np.eye(len(ENTITIES), dtype=bool)
+    found = text_type_similarity(system, dataset).items()
+    return {kind: {"own": float(np.nanmean(m[own])), "other": float(np.nanmean(m[~own]))} for kind, m in found}
 
 
 def unseen_by_explanation(

@@ -82,17 +82,3 @@ def _hit(scores: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
         left = np.maximum(ties - place, 1)
         miss *= np.where(place < places, np.maximum(ties - good - place, 0) / left, 1.0)
     return np.where(sure > 0, 1.0, 1.0 - miss)
-
-
-def official_counts(scores: np.ndarray, relevant: np.ndarray, depth: int = 10) -> list[int]:
-    """What the released retrieval script prints for K = 1 ... ``depth``: relevant items among the first K, summed over queries.
-
-    A count, not a precision: it is never divided, so it can only grow with K, as the paper's table does.
-    Ties fall as the script's ``argsort`` leaves them, read from its end: among few items the later one wins. Raises ValueError for shapes that differ.
-    """
-    scores, relevant = np.asarray(scores, dtype=float), np.asarray(relevant, dtype=bool)
-    if scores.ndim != 2 or scores.shape != relevant.shape:
-        raise ValueError(f"scores {scores.shape} and relevant {relevant.shape} must be one (queries, items) shape")
-    order = np.argsort(scores, axis=1)[:, ::-1][:, :depth]
-    hits = np.take_along_axis(relevant, order, axis=1).sum(axis=0).cumsum()
-    return [int(hits[min(k, len(hits)) - 1]) for k in range(1, depth + 1)] if len(hits) else [0] * depth

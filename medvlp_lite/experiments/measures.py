@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from medvlp_lite.evaluation.clusters import nearest_neighbour_purity, stage_one_measures
-from medvlp_lite.evaluation.fine_grained import label_probe, recognition, unseen_by_explanation
+from medvlp_lite.evaluation.fine_grained import label_probe, recognition, text_type_means, unseen_by_explanation
 from medvlp_lite.evaluation.grounding import by_size, grounding, phrase_grounding, sentence_grounding
 from medvlp_lite.evaluation.importance import map_controls, reconstruction_errors, token_probe, weight_measures
 from medvlp_lite.evaluation.inference import Parts, embed_dataset
@@ -58,6 +58,7 @@ MEASURES: dict[str, Measure] = {
     "weights": lambda system, data, seed: weight_measures(system, data, system.config.block),
     "recognition": lambda system, data, seed: recognition(system, data),
     "explained": lambda system, data, seed: {"unseen": unseen_by_explanation(system, size=data.test.size)},
+    "text types": lambda system, data, seed: {"text_types": text_type_means(system, data.test)},
     "label probe": lambda system, data, seed: {"probe": label_probe(system, data, seed)},
     "random probe": lambda system, data, seed: {"probe_random": label_probe(untrained_twin(system), data, seed)},
     "stage one": lambda system, data, seed: stage_one_measures(system, data),

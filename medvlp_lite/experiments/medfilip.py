@@ -3,26 +3,49 @@
 Built in chapter 06_similarity_labels.
 """
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from medvlp_lite.experiments.draws import PhantomData
 from medvlp_lite.experiments.profiles import Training
 from medvlp_lite.experiments.runner import Row
-from medvlp_lite.experiments.zero_shot import DRAW
+from medvlp_lite.experiments.zero_shot import DRAW, STEPS
 from medvlp_lite.phantom.patients import ENTITIES
 from medvlp_lite.reports.structured_labels import explanation_of
+from medvlp_lite.studies import StudyDataset
 
-# Half batches, at least 300 steps of the profile "read": without a contrast between images steps count, not the batch.
-TRAINING = Training(2e-3, share=300 / 220, cap=1500, least=1.0, batch=0.5)
+TRAINING = Training(2e-3, **STEPS)
 HARD = {"use_ssm": False, "use_iki": False}
-ONTOLOGY = {"use_iki": False, "similarity_model": "ontology"}
+SIMILARITY = {
+    model: {"use_iki": False, "similarity_model": model} for model in ("reports", "words", "minilm", "ontology")
+}
+# The power at which the labels of training reports, differing in severity alone, are as alike as in the ontology: .47.
+POWERS = {"reports": 80, "minilm": 16}
+DIAL = {0: 0.0, 25: 0.25, 50: 0.5, 75: 0.75, 100: 1.0}  # similarity of mild and severe, in %
 
 
-def _row(name: str, value: int, *more: str, **options: Any) -> Row:
-    return Row(
-        name, "medfilip", DRAW, TRAINING, ("recognition", "explained", *more), options={"categories": ENTITIES, **options},
+def shuffled(row: Row, data: PhantomData, seed: int) -> StudyDataset:
+    """The training images, each with report and findings of another study."""
+    order = np.random.default_rng(seed).permutation(len(data.train))
+    other = dict(zip(order, np.roll(order, 1)))
+    studies = data.train.studies
+    wrong = [
+        replace(study, report=studies[other[i]].report, findings=studies[other[i]].findings)
+        for i, study in enumerate(studies)
+    ]
+    return StudyDataset(wrong, size=data.train.size, entities=data.train.entities, label_from=data.train.label_from)
+
+
+def _row(name: str, value: int, *more: str, train_set: Any = None, **options: Any) -> Row:
+    measures = ("recognition", "grounding", "explained", "text types", *more)
+    row = Row(
+        name, "medfilip", DRAW, TRAINING, measures, options={"categories": ENTITIES, **options},
         words=tuple(map(explanation_of, ENTITIES)), validation="macro_auc",
         headline=("macro_auc/value", "multi/f1", "fine/f1"), value=value,
     )  # fmt: skip
+    return replace(row, train_set=train_set) if train_set else row
 
 
 ROWS = (
@@ -30,13 +53,26 @@ ROWS = (
     _row("medfilip_report", 3, "label probe", use_entities=False, **HARD),
     _row("medfilip_entity", 2, use_fg=False, **HARD),
     _row("medfilip_fine", 2, **HARD),
-    _row("medfilip_ssm", 2, use_iki=False),
+    _row("medfilip_ssm", 2, **SIMILARITY["reports"]),
     _row("medfilip", 3, "label probe", "random probe"),
-    # other ideas of which labels are alike, true triplets, and the released loss
+    # other ideas of which labels are alike
     _row("medfilip_exact", 2, hard_labels="text", **HARD),
-    _row("medfilip_words", 1, use_iki=False, similarity_model="words"),
-    _row("medfilip_ontology", 2, **ONTOLOGY),
-    _row("medfilip_gated", 1, use_iki=False, same_category_only=True),
-    _row("medfilip_ontology_truth", 1, triplets="truth", **ONTOLOGY),
-    _row("medfilip_scaled", 1, mse_on="scaled", **ONTOLOGY),
+    _row("medfilip_words", 1, **SIMILARITY["words"]),
+    _row("medfilip_minilm", 2, **SIMILARITY["minilm"]),
+    _row("medfilip_ontology", 2, **SIMILARITY["ontology"]),
+    # none of them across categories
+    _row("medfilip_gated", 1, same_category_only=True, **SIMILARITY["reports"]),
+    *(
+        _row(f"medfilip_{m}_gated", 1, same_category_only=True, **SIMILARITY[m])
+        for m in ("words", "minilm", "ontology")
+    ),
+    # crowded cosines spread by a power
+    _row("medfilip_sharp", 1, similarity_power=POWERS["reports"], **SIMILARITY["reports"]),
+    _row("medfilip_minilm_sharp", 1, similarity_power=POWERS["minilm"], **SIMILARITY["minilm"]),
+    # the dial: how alike mild and severe are
+    *(_row(f"medfilip_severity_{p}", 2, severity_similarity=s, **SIMILARITY["ontology"]) for p, s in DIAL.items()),
+    # the released loss, true triplets (positive control), and reports of other studies (negative control)
+    _row("medfilip_scaled", 1, mse_on="scaled", **SIMILARITY["ontology"]),
+    _row("medfilip_ontology_truth", 2, triplets="truth", **SIMILARITY["ontology"]),
+    _row("medfilip_shuffled", 2, train_set=shuffled),
 )

@@ -22,7 +22,7 @@ WORDS = read_data("similarity")
 FAMILY = {name: family for family, names in WORDS["families"].items() for name in names}
 ZONE_OF = {word: zone for zone, words in enumerate(WORDS["zones"]) for word in words}
 KIN = 0.3  # two categories of one family
-PER_GRADE = 0.4  # lost for each grade between two severities
+MILD_TO_SEVERE = 0.2  # similarity of the two ends, which "moderate" halves
 UNKNOWN = 0.75  # one of the two labels does not say
 
 
@@ -68,12 +68,15 @@ def true_labels(findings: Sequence[Finding], categories: Sequence[str]) -> tuple
 
 
 @lru_cache(maxsize=1_000_000)
-def ontology_similarity(one: Label, other: Label) -> float:
+def ontology_similarity(one: Label, other: Label, mild_to_severe: float = MILD_TO_SEVERE) -> float:
     """How similar two labels are, in [0, 1]: 1 for equal ones, 0 for unrelated categories.
 
-    The product of category (1 equal, 0.3 of one family, 0 else), severity (1, 0.6 or 0.2 for 0, 1 or 2 grades apart), side and
-    zone (1 equal, 0.5 disjoint); a slot that one label leaves out counts 0.75.
+    The product of category (1 equal, 0.3 of one family, 0 else), severity (1 equal, ``mild_to_severe`` two grades apart, half
+    way for one), side and zone (1 equal, 0.5 disjoint). A place that one label leaves out counts 0.75; so does a severity, at
+    the default ``mild_to_severe``, and 1 where grades make no difference. Raises ValueError outside [0, 1].
     """
+    if not 0 <= mild_to_severe <= 1:
+        raise ValueError(f"the similarity of mild and severe must lie in [0, 1], got {mild_to_severe}")
     if one == other:
         return 1.0
     if one.category == other.category:
@@ -81,21 +84,23 @@ def ontology_similarity(one: Label, other: Label) -> float:
     else:
         family = FAMILY.get(one.category)
         category = KIN if family and family == FAMILY.get(other.category) else 0.0
-    return category * _severity(one, other) * _overlap(_sides, one, other) * _overlap(_zones, one, other)
+    lost = (1 - mild_to_severe) * _grades_apart(one, other)
+    return category * (1 - lost) * _overlap(_sides, one, other) * _overlap(_zones, one, other)
 
 
-def ontology_similarity_matrix(labels: Sequence[Label]) -> np.ndarray:
+def ontology_similarity_matrix(labels: Sequence[Label], mild_to_severe: float = MILD_TO_SEVERE) -> np.ndarray:
     """``ontology_similarity`` of every label with every other: float (M, M)."""
-    rows = [[ontology_similarity(one, other) for other in labels] for one in labels]
+    rows = [[ontology_similarity(one, other, mild_to_severe) for other in labels] for one in labels]
     return np.asarray(rows).reshape(len(labels), len(labels))
 
 
-def _severity(one: Label, other: Label) -> float:
+def _grades_apart(one: Label, other: Label) -> float:
+    """How far two severities lie apart, in [0, 1]: mild and severe 1; 5/16 where one label does not say."""
     if one.severity == other.severity:
-        return 1.0
+        return 0.0
     if one.severity not in SEVERITIES or other.severity not in SEVERITIES:
-        return UNKNOWN
-    return 1.0 - PER_GRADE * abs(SEVERITIES.index(one.severity) - SEVERITIES.index(other.severity))
+        return (1 - UNKNOWN) / (1 - MILD_TO_SEVERE)
+    return abs(SEVERITIES.index(one.severity) - SEVERITIES.index(other.severity)) / 2
 
 
 def _overlap(read: Callable[[str | None], set], one: Label, other: Label) -> float:

@@ -23,6 +23,7 @@ from medvlp_lite.encoders.text import CLIPText, ReportTokenizer, TextEncoder
 from medvlp_lite.reports.knowledge import base, structured_label
 from medvlp_lite.reports.sections import findings_text
 from medvlp_lite.reports.structured_labels import (
+    MILD_TO_SEVERE,
     Label,
     explanation_of,
     ontology_similarity_matrix,
@@ -56,8 +57,12 @@ class MedFILIPConfig:
     use_ssm: bool = True  # False: Y holds 0 and 1, by ``hard_labels``
     use_iki: bool = True  # False: categories are not explained
     hard_labels: str = "category"  # labels of one "category" or of one "text" count as equal
-    similarity_model: str = "reports"  # or "words", "ontology", "clinicalbert" (paper), "mpnet" (code), a hub name
+    similarity_model: str = (
+        "reports"  # "words", "ontology", "minilm", "clinicalbert" (paper), "mpnet" (code), a hub name
+    )
     centre_similarity: bool = True  # take the mean label away from the vectors of a text model
+    severity_similarity: float = MILD_TO_SEVERE  # of mild and severe, in the ontology
+    similarity_power: float = 1.0  # above 1 it sharpens the similarity
     same_category_only: bool = False  # no similarity across categories, as the released code has it
     clamp_min: float | None = 0.0  # smallest similarity; None leaves negative ones
     mse_on: str = "cosine"  # what the squared error compares with Y: the "cosine", or the "scaled" one (released code)
@@ -157,12 +162,14 @@ class MedFILIP(System):
             groups = categories if config.hard_labels == "category" else self.labels.text_of[rows]
             return soft.multi_hot_labels(owners, groups, len(owned))
         similarity, gate = self.labels.similarity[rows][:, rows], categories if config.same_category_only else None
-        return soft.similarity_labels(similarity, owners, len(owned), categories=gate, clamp_min=config.clamp_min)
+        return soft.similarity_labels(
+            similarity, owners, len(owned), categories=gate, clamp_min=config.clamp_min, power=config.similarity_power
+        )
 
     def label_similarity(self, labels: Sequence[Label]) -> torch.Tensor:
         """How alike the similarity model finds structured labels: (M, M), 1 on the diagonal (first half of F-5)."""
         if self.config.similarity_model == "ontology":
-            return torch.from_numpy(ontology_similarity_matrix(labels)).float()
+            return torch.from_numpy(ontology_similarity_matrix(labels, self.config.severity_similarity)).float()
         texts = [self.wording(label) for label in labels]
         distinct = list(dict.fromkeys(texts))
         columns = torch.tensor([distinct.index(text) for text in texts], dtype=torch.long)
@@ -202,11 +209,12 @@ class MedFILIP(System):
 def similarity_model(name: str, centre: tuple[str, ...] = ()) -> HashedTfidf | SentenceEncoder:
     """The frozen text model phi of F-5 by name, with the mean of ``centre``'s vectors taken away where it is a network.
 
-    Raises OSError when a hub model is neither cached nor reachable.
+    Raises OSError when a hub model is neither cached nor reachable, ImportError when "minilm" is not installed.
     """
     if name == "words":
         return HashedTfidf([row["text"] for row in base()["categories"].values()])
-    model = SentenceEncoder.stored() if name == "reports" else SentenceEncoder.from_hub(name)
+    own = {"reports": SentenceEncoder.stored, "minilm": SentenceEncoder.minilm}
+    model = own[name]() if name in own else SentenceEncoder.from_hub(name)
     return model.centred(centre) if centre else model
 
 

