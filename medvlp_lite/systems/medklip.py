@@ -31,6 +31,7 @@ from medvlp_lite.studies import Batch, Finding
 from medvlp_lite.systems.base import LossTerms, Query, System
 
 POSITION_PROMPT = "It is located at {}"
+ONE_HOT = "one-hot"  # in place of a text model
 UNKNOWN = -1  # in the compact labels of a data set
 
 
@@ -51,7 +52,9 @@ class MedKLIPConfig:
     memory_norm: bool = True  # a layer norm on the features that the decoder reads; neither paper nor code has it
     use_descriptions: bool = True  # ask with descriptions; False asks with names alone (the paper's "w/o DE")
     position_weight: float = 0.3  # of the position loss; 1 in paper and code, 0 switches it off ("w/o PosCL")
-    text_model: str = "words"  # hashed TF-IDF, a Hugging Face name such as Bio_ClinicalBERT's, or "one-hot": no text at all
+    text_model: str = (
+        "words"  # hashed TF-IDF, a Hugging Face name such as Bio_ClinicalBERT's, or "one-hot": no text at all
+    )
     text_width: int | None = None  # of the frozen text vectors; given, they are left empty, to be filled from a file
     shuffled: str = ""  # "descriptions" or "positions" go to the wrong entity or study in training: negative controls
 
@@ -62,13 +65,11 @@ class MedKLIP(System):
     name, Config = "medklip", MedKLIPConfig
 
     def __init__(self, tokenizer: ReportTokenizer, config: MedKLIPConfig):
-        fill = config.text_width is None
-        if fill:
-            config = replace(config, text_width=_text_model(config).width)
         if config.shuffled not in ("", "descriptions", "positions"):
             raise ValueError(f"shuffled is 'descriptions', 'positions' or '', got {config.shuffled!r}")
-        super().__init__(tokenizer, config)
-        width, text_width = config.width, config.text_width
+        entities, positions = _text_vectors(config)
+        super().__init__(tokenizer, replace(config, text_width=entities.shape[1]))
+        width, text_width = config.width, self.config.text_width
         self.image_encoder = image_encoder(config.image_encoder, config.image_size)
         hidden = self.image_encoder.width
         self.token_mlp = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, width))
@@ -83,16 +84,15 @@ class MedKLIP(System):
         for layer in (*self.token_mlp[::2], self.query_projection, self.existence_head, self.position_head):
             init_weights(layer, config.init_std)
         self.position_head.requires_grad_(config.position_weight > 0)
-        self.register_buffer("entity_vectors", torch.zeros(len(config.entities), text_width))
-        self.register_buffer("position_vectors", torch.zeros(len(_positions()), text_width))
-        if fill:
-            self.entity_vectors.copy_(self.texts([_wording(config, name) for name in config.entities]))
-            self.position_vectors.copy_(self.texts(_positions()))
+        self.register_buffer("entity_vectors", entities)
+        self.register_buffer("position_vectors", positions)
 
     @property
-    def texts(self) -> HashedTfidf | ClassTokenVectors | OneHot:
-        """The frozen text model, loaded when it is first asked."""
-        return _text_model(self.config)
+    def texts(self) -> HashedTfidf | ClassTokenVectors:
+        """The frozen text model, loaded when it is first asked. Raises ValueError for "one-hot", which has none."""
+        if self.config.text_model == ONE_HOT:
+            raise ValueError("one-hot queries know no text; ask about the entities that were trained")
+        return _text_model(self.config.text_model)
 
     def local_features(self, images: torch.Tensor) -> torch.Tensor:
         """Local features (B, h, w, width): equation K-2."""
@@ -110,8 +110,8 @@ class MedKLIP(System):
     def text_inputs(self, reports: Sequence[str], findings: Sequence[tuple[Finding, ...]]) -> dict[str, torch.Tensor]:
         """``adjacency`` (N, positions, entities) int8: what the report filter reads, 1, 0 or -1 for unknown (K-3).
 
-        With ``shuffled`` "descriptions" an entity's labels stand in the column of the one half a list further, so that each is
-        asked with the description of another; "positions" keeps who has what and draws where from another who has it.
+        ``shuffled`` "descriptions" puts an entity's labels in the column of the one half a list further, so that each is trained
+        with the description of another; "positions" keeps who has what, and takes where from another study that has it.
         """
         matrices = torch.empty(len(reports), len(self.position_vectors), len(self.entity_vectors), dtype=torch.int8)
         for row, report in zip(matrices, reports):
@@ -181,41 +181,29 @@ class MedKLIP(System):
         return self._ask(images, queries)[1]
 
 
-class OneHot:
-    """Textless queries: each known text has a dimension of its own, so that its projection is a learned vector.
-
-    Raises ValueError for an unknown text, of which it can say nothing.
-    """
-
-    def __init__(self, texts: Sequence[str]):
-        self.places = {text: place for place, text in enumerate(texts)}
-        self.width = len(texts)
-
-    def __call__(self, texts: Sequence[str]) -> torch.Tensor:
-        if unknown := [text for text in texts if text not in self.places]:
-            raise ValueError(f"one-hot queries know no text but their own, not {unknown[0]!r}")
-        return torch.eye(self.width)[[self.places[text] for text in texts]]
-
-
 def _wording(config: MedKLIPConfig, name: str, description: str = "") -> str:
     return (description or describe(name)) if config.use_descriptions else name
 
 
-def _text_model(config: MedKLIPConfig) -> HashedTfidf | ClassTokenVectors | OneHot:
-    if config.text_model == "one-hot":
-        return OneHot([*(_wording(config, name) for name in config.entities), *_positions()])
-    return _frozen_text_model(config.text_model)
+def _text_vectors(config: MedKLIPConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of entities and positions: one dimension each for "one-hot", so that every query is learned; zeros to be filled."""
+    places = [POSITION_PROMPT.format(name) for name in vocabulary()["positions"]]
+    counts = len(config.entities), len(places)
+    if config.text_width is not None:
+        return torch.zeros(counts[0], config.text_width), torch.zeros(counts[1], config.text_width)
+    if config.text_model == ONE_HOT:
+        return torch.eye(sum(counts))[: counts[0]].clone(), torch.eye(sum(counts))[counts[0] :].clone()
+    texts = _text_model(config.text_model)
+    return texts([_wording(config, name) for name in config.entities]), texts(places)
 
 
 @lru_cache(maxsize=4)
-def _frozen_text_model(name: str) -> HashedTfidf | ClassTokenVectors:
+def _text_model(name: str) -> HashedTfidf | ClassTokenVectors:
     if name != "words":
         return ClassTokenVectors(name)
-    return HashedTfidf([*(describe(entity) for entity in vocabulary()["entities"]), *_positions()])
-
-
-def _positions() -> list[str]:
-    return [POSITION_PROMPT.format(name) for name in vocabulary()["positions"]]
+    words = vocabulary()
+    corpus = [describe(entity) for entity in words["entities"]]
+    return HashedTfidf([*corpus, *(POSITION_PROMPT.format(position) for position in words["positions"])])
 
 
 def _with_nan(codes: torch.Tensor) -> torch.Tensor:
