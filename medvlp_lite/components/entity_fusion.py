@@ -69,16 +69,18 @@ class EntityFusionDecoder(nn.Module):
     layer (layers, B, Q, N). Names of its tensors equal those of the official checkpoint. Weight matrices start from a
     normal distribution of spread ``init_std``: 0.02 in the official code, at its widths; None leaves PyTorch's start.
     ``attention_start`` below 1 shrinks the query and key weights of the cross-attention at the start, so that every query
-    first looks everywhere alike.
+    first looks everywhere alike. ``memory_norm`` puts a layer norm on the memory, which is not in the paper: the queries are
+    normalised before they are compared with it, the local features of an image else are not.
     """
 
     def __init__(
         self, width: int = 256, heads: int = 4, layers: int = 4, feedforward: int = 1024, dropout: float = 0.1,
-        init_std: float | None = 0.02, attention_start: float = 1.0,
+        init_std: float | None = 0.02, attention_start: float = 1.0, memory_norm: bool = False,
     ):  # fmt: skip
         super().__init__()
         self.layers = nn.ModuleList(FusionLayer(width, heads, feedforward, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
+        self.memory_norm = nn.LayerNorm(width) if memory_norm else nn.Identity()
         init_weights(self, init_std)
         for layer in self.layers:
             layer.multihead_attn.in_proj_weight.data[: 2 * width] *= attention_start
@@ -86,7 +88,7 @@ class EntityFusionDecoder(nn.Module):
     def forward(self, queries: torch.Tensor, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if queries.shape[-1] != memory.shape[-1] or len(queries) != len(memory):
             raise ValueError(f"queries {tuple(queries.shape)} and memory {tuple(memory.shape)} do not fit together")
-        attention = []
+        memory, attention = self.memory_norm(memory), []
         for layer in self.layers:
             queries, weights = layer(queries, memory)
             attention.append(weights)

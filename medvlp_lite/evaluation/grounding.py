@@ -21,7 +21,7 @@ from medvlp_lite.components.masked_contrastive import (
     smooth_maps,
     upsample_maps,
 )
-from medvlp_lite.evaluation.inference import Parts, heatmaps, image_batches
+from medvlp_lite.evaluation.inference import Parts, answer_images, image_batches
 from medvlp_lite.phantom.patients import ENTITIES
 from medvlp_lite.reports.filter import extract
 from medvlp_lite.reports.sections import findings_text
@@ -270,24 +270,30 @@ def grounding(system: System, data: Parts, names: Sequence[str] = ENTITIES, limi
     Thresholds come from validation studies, the average lesion map from training studies. An entity without positive
     studies in a part is left out.
     """
-    scores: dict[str, Any] = {}
-    for name in names:
-        found = {part: positive_studies(getattr(data, part), name, limit) for part in ("train", "val", "test")}
-        if not all(found.values()):
-            continue
-        regions = {part: [region for _, region in rows] for part, rows in found.items()}
-        heats = {
-            part: heatmaps(system, getattr(data, part).subset([i for i, _ in found[part]]), name)
-            for part in ("val", "test")
-        }
-        threshold = best_iou_threshold(heats["val"], regions["val"], steps=50)
-        scores[name] = asdict(score_grounding(heats["test"], regions["test"], threshold))
-        maps = blind_maps(len(heats["test"]), heats["test"].shape[-1], regions["train"])
-        scores[name]["baselines"] = {
-            kind: float(np.mean([pointing_game(*pair) for pair in zip(own, regions["test"])]))
-            for kind, own in maps.items()
-        }
-    return scores
+    found = {name: query_grounding(system, data, Query.about(name), limit) for name in names}
+    return {name: scores for name, scores in found.items() if scores}
+
+
+def query_grounding(system: System, data: Parts, query: Query, limit: int = 150) -> dict[str, Any]:
+    """``grounding`` of one query about what it names; empty where a part has no positive study."""
+    found = {part: positive_studies(getattr(data, part), query.name, limit) for part in ("train", "val", "test")}
+    if not all(found.values()):
+        return {}
+    regions = {part: [region for _, region in rows] for part, rows in found.items()}
+    heats = {
+        part: answer_images(
+            system,
+            getattr(data, part).subset([i for i, _ in found[part]]),
+            lambda images: system.heatmap(images, [query])[:, 0],
+        )
+        for part in ("val", "test")
+    }
+    threshold = best_iou_threshold(heats["val"], regions["val"], steps=50)
+    maps = blind_maps(len(heats["test"]), heats["test"].shape[-1], regions["train"])
+    baselines = {
+        kind: float(np.mean([pointing_game(*pair) for pair in zip(own, regions["test"])])) for kind, own in maps.items()
+    }
+    return {**asdict(score_grounding(heats["test"], regions["test"], threshold)), "baselines": baselines}
 
 
 def blind_maps(count: int, grid: int, regions: Sequence[np.ndarray]) -> dict[str, np.ndarray]:

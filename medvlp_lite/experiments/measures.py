@@ -11,12 +11,20 @@ from typing import Any
 import torch
 
 from medvlp_lite.evaluation.clusters import nearest_neighbour_purity, stage_one_measures
+from medvlp_lite.evaluation.counterfactual import counterfactual
 from medvlp_lite.evaluation.fine_grained import label_probe, recognition, text_type_means, unseen_by_explanation
 from medvlp_lite.evaluation.grounding import by_size, grounding, phrase_grounding, sentence_grounding
 from medvlp_lite.evaluation.importance import map_controls, reconstruction_errors, token_probe, weight_measures
 from medvlp_lite.evaluation.inference import Parts, embed_dataset
 from medvlp_lite.evaluation.staging import macro_f1_on_val, staging_measures
-from medvlp_lite.evaluation.zero_shot import macro_auc_on_val, unseen_disease, unseen_studies, zero_shot
+from medvlp_lite.evaluation.zero_shot import (
+    held_out,
+    macro_auc_on_val,
+    unseen_disease,
+    unseen_grounding,
+    unseen_studies,
+    zero_shot,
+)
 from medvlp_lite.experiments.profiles import untrained_twin
 from medvlp_lite.studies import collate
 from medvlp_lite.systems.base import System
@@ -63,6 +71,9 @@ MEASURES: dict[str, Measure] = {
     "random probe": lambda system, data, seed: {"probe_random": label_probe(untrained_twin(system), data, seed)},
     "stage one": lambda system, data, seed: stage_one_measures(system, data),
     "staging": lambda system, data, seed: staging_measures(system, data),
+    "unseen grounding": lambda system, data, seed: {"unseen_grounding": unseen_grounding(system, data.test.size)},
+    "held out": lambda system, data, seed: {"held_out": held_out(system, data)},
+    "counterfactual": lambda system, data, seed: {"counterfactual": counterfactual(system, data.test)},
 }
 
 

@@ -48,8 +48,8 @@ def from_official(
     tokenizer = ReportTokenizer.train([describe(name) for name in words["entities"]])
     config = MedKLIPConfig(
         tuple(words["entities"]), "resnet50_layer3", image_size=224, width=256, heads=4, layers=4, feedforward=1024,
-        dropout=0.1, init_std=0.02, attention_start=1.0, position_weight=1.0, text_model=BIO_CLINICAL_BERT,
-        text_width=text_width,
+        dropout=0.1, init_std=0.02, attention_start=1.0, memory_norm=False, position_weight=1.0,
+        text_model=BIO_CLINICAL_BERT, text_width=text_width,
     )  # fmt: skip
     system = MedKLIP(tokenizer, config)
     own = {name: tensor for name, tensor in system.state_dict().items() if not name.endswith("_vectors")}

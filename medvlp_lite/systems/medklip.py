@@ -31,6 +31,7 @@ from medvlp_lite.studies import Batch, Finding
 from medvlp_lite.systems.base import LossTerms, Query, System
 
 POSITION_PROMPT = "It is located at {}"
+ONE_HOT = "one-hot"  # in place of a text model
 UNKNOWN = -1  # in the compact labels of a data set
 
 
@@ -48,10 +49,14 @@ class MedKLIPConfig:
     dropout: float = 0.0  # in the decoder and behind it; 0.1 in the official code
     init_std: float | None = None  # start of all weight matrices; 0.02 in the official code, None is PyTorch's start
     attention_start: float = 0.1  # factor on query and key weights, so that attention starts nearly flat; official: 1
+    memory_norm: bool = True  # a layer norm on the features that the decoder reads; neither paper nor code has it
     use_descriptions: bool = True  # ask with descriptions; False asks with names alone (the paper's "w/o DE")
     position_weight: float = 0.3  # of the position loss; 1 in paper and code, 0 switches it off ("w/o PosCL")
-    text_model: str = "words"  # hashed TF-IDF, or a Hugging Face name such as Bio_ClinicalBERT's
+    text_model: str = (
+        "words"  # hashed TF-IDF, a Hugging Face name such as Bio_ClinicalBERT's, or "one-hot": no text at all
+    )
     text_width: int | None = None  # of the frozen text vectors; given, they are left empty, to be filled from a file
+    shuffled: str = ""  # "descriptions" or "positions" go to the wrong entity or study in training: negative controls
 
 
 class MedKLIP(System):
@@ -60,44 +65,34 @@ class MedKLIP(System):
     name, Config = "medklip", MedKLIPConfig
 
     def __init__(self, tokenizer: ReportTokenizer, config: MedKLIPConfig):
-        fill = config.text_width is None
-        if fill:
-            config = replace(config, text_width=_text_model(config.text_model).width)
-        super().__init__(tokenizer, config)
-        width, text_width = config.width, config.text_width
+        if config.shuffled not in ("", "descriptions", "positions"):
+            raise ValueError(f"shuffled is 'descriptions', 'positions' or '', got {config.shuffled!r}")
+        entities, positions = _text_vectors(config)
+        super().__init__(tokenizer, replace(config, text_width=entities.shape[1]))
+        width, text_width = config.width, self.config.text_width
         self.image_encoder = image_encoder(config.image_encoder, config.image_size)
         hidden = self.image_encoder.width
         self.token_mlp = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, width))
         self.query_projection = nn.Linear(text_width, width)
         self.decoder = EntityFusionDecoder(
-            width,
-            config.heads,
-            config.layers,
-            config.feedforward,
-            config.dropout,
-            config.init_std,
-            config.attention_start,
-        )
+            width, config.heads, config.layers, config.feedforward, config.dropout,
+            config.init_std, config.attention_start, config.memory_norm,
+        )  # fmt: skip
         self.dropout = nn.Dropout(config.dropout)
         self.existence_head = nn.Linear(width, 2)
         self.position_head = nn.Linear(width, text_width)
         for layer in (*self.token_mlp[::2], self.query_projection, self.existence_head, self.position_head):
             init_weights(layer, config.init_std)
         self.position_head.requires_grad_(config.position_weight > 0)
-        places = vocabulary()["positions"]
-        self.register_buffer("entity_vectors", torch.zeros(len(config.entities), text_width))
-        self.register_buffer("position_vectors", torch.zeros(len(places), text_width))
-        if fill:
-            self.entity_vectors.copy_(self.texts([self._wording(name) for name in config.entities]))
-            self.position_vectors.copy_(self.texts([POSITION_PROMPT.format(name) for name in places]))
+        self.register_buffer("entity_vectors", entities)
+        self.register_buffer("position_vectors", positions)
 
     @property
     def texts(self) -> HashedTfidf | ClassTokenVectors:
-        """The frozen text model, loaded when it is first asked."""
+        """The frozen text model, loaded when it is first asked. Raises ValueError for "one-hot", which has none."""
+        if self.config.text_model == ONE_HOT:
+            raise ValueError("one-hot queries know no text; ask about the entities that were trained")
         return _text_model(self.config.text_model)
-
-    def _wording(self, name: str, description: str = "") -> str:
-        return (description or describe(name)) if self.config.use_descriptions else name
 
     def local_features(self, images: torch.Tensor) -> torch.Tensor:
         """Local features (B, h, w, width): equation K-2."""
@@ -113,10 +108,21 @@ class MedKLIP(System):
         return self.dropout(fused), attention.unflatten(-1, local.shape[1:3])
 
     def text_inputs(self, reports: Sequence[str], findings: Sequence[tuple[Finding, ...]]) -> dict[str, torch.Tensor]:
-        """``adjacency`` (N, positions, entities) int8: what the report filter reads, 1, 0 or -1 for unknown (K-3)."""
+        """``adjacency`` (N, positions, entities) int8: what the report filter reads, 1, 0 or -1 for unknown (K-3).
+
+        ``shuffled`` "descriptions" puts an entity's labels in the column of the one half a list further, so that each is trained
+        with the description of another; "positions" keeps who has what, and takes where from another study that has it.
+        """
         matrices = torch.empty(len(reports), len(self.position_vectors), len(self.entity_vectors), dtype=torch.int8)
         for row, report in zip(matrices, reports):
             row.copy_(torch.from_numpy(adjacency(extract(report), self.config.entities)).nan_to_num(UNKNOWN))
+        if self.config.shuffled == "descriptions":
+            matrices = matrices.roll(len(self.entity_vectors) // 2, dims=2)
+        if self.config.shuffled == "positions":
+            generator = torch.Generator().manual_seed(0)
+            for column in matrices.unbind(dim=2):
+                stated = (column == 1).any(dim=1).nonzero()[:, 0]
+                column[stated] = column[stated[torch.randperm(len(stated), generator=generator)]]
         return {"adjacency": matrices}
 
     def targets(self, reports: Sequence[str]) -> torch.Tensor:
@@ -152,7 +158,7 @@ class MedKLIP(System):
         for query in queries:
             answer, place = together, known.get(query.name, -1)
             if query.name not in known:
-                vector = self.texts([self._wording(query.name, query.description)]).to(self.device)
+                vector = self.texts([_wording(self.config, query.name, query.description)]).to(self.device)
                 answer = self._answer(local, torch.cat([self.entity_vectors, vector]))
             logits.append(answer[0][:, place])
             attention.append(answer[1][:, :, place])
@@ -173,6 +179,22 @@ class MedKLIP(System):
     def attention_by_layer(self, images: torch.Tensor, queries: Sequence[Query]) -> torch.Tensor:
         """Cross-attention of every layer, (layers, B, Q, h, w)."""
         return self._ask(images, queries)[1]
+
+
+def _wording(config: MedKLIPConfig, name: str, description: str = "") -> str:
+    return (description or describe(name)) if config.use_descriptions else name
+
+
+def _text_vectors(config: MedKLIPConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of entities and positions: one dimension each for "one-hot", so that every query is learned; zeros to be filled."""
+    places = [POSITION_PROMPT.format(name) for name in vocabulary()["positions"]]
+    counts = len(config.entities), len(places)
+    if config.text_width is not None:
+        return torch.zeros(counts[0], config.text_width), torch.zeros(counts[1], config.text_width)
+    if config.text_model == ONE_HOT:
+        return torch.eye(sum(counts))[: counts[0]].clone(), torch.eye(sum(counts))[counts[0] :].clone()
+    texts = _text_model(config.text_model)
+    return texts([_wording(config, name) for name in config.entities]), texts(places)
 
 
 @lru_cache(maxsize=4)

@@ -65,18 +65,28 @@ def slow_layer(queries, memory, layer, heads):
     return queries + hidden @ layer.linear2.weight.detach().numpy().T + layer.linear2.bias.detach().numpy(), weights
 
 
-def test_decoder_equals_the_slow_loops():
+@pytest.mark.parametrize("memory_norm", [False, True])
+def test_decoder_equals_the_slow_loops(memory_norm):
     torch.manual_seed(0)
-    decoder = EntityFusionDecoder(width=8, heads=2, layers=2, feedforward=12).double().eval()
+    decoder = EntityFusionDecoder(8, 2, 2, 12, memory_norm=memory_norm).double().eval()
     for parameter in decoder.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     queries, memory = torch.randn(1, 3, 8, dtype=torch.float64), torch.randn(1, 5, 8, dtype=torch.float64)
     fused, attention = decoder(queries, memory)
-    state = queries[0].numpy()
+    state, seen = queries[0].numpy(), memory[0].numpy()
+    seen = slow_norm(seen, decoder.memory_norm) if memory_norm else seen
     for depth, layer in enumerate(decoder.layers):
-        state, weights = slow_layer(state, memory[0].numpy(), layer, 2)
+        state, weights = slow_layer(state, seen, layer, 2)
         assert np.allclose(attention[depth, 0].detach().numpy(), weights, atol=1e-9)
     assert np.allclose(fused[0].detach().numpy(), slow_norm(state, decoder.norm), atol=1e-9)
+
+
+def test_a_normed_memory_has_no_scale():
+    queries, memory = torch.randn(1, 3, 16), torch.randn(1, 9, 16)
+    for memory_norm in (True, False):
+        decoder = EntityFusionDecoder(16, 4, 1, 8, init_std=None, memory_norm=memory_norm).eval()
+        same = torch.allclose(decoder(queries, 50 * memory + 3)[1], decoder(queries, memory)[1], atol=1e-4)
+        assert same == memory_norm
 
 
 @pytest.mark.parametrize("queries, places", [(3, 20), (12, 5)])

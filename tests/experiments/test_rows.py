@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from medvlp_lite import experiments, records
-from medvlp_lite.experiments import PROFILES, ROWS, Profile, build_system, screening_data
+from medvlp_lite.experiments import PROFILES, ROWS, Profile, build_system, runner, screening_data
 from medvlp_lite.experiments.measures import MEASURES, VALIDATION
 from medvlp_lite.experiments.runner import results_folder
+from medvlp_lite.phantom import ENTITIES, make_studies
+from medvlp_lite.reports.filter import adjacency, extract
 from medvlp_lite.training import fit
 
 LONG = PROFILES["long"]
@@ -196,3 +198,32 @@ def test_the_weight_of_distillation_is_chosen_by_validation_alone():
     for weight, name in experiments.staging.LAMBDAS.items():
         config = experiments.runner.system_config("staging", ROWS[name].options, LONG)
         assert config["text_weight"] == config["data_weight"] == weight
+
+
+def test_rows_of_medklip_change_one_part_at_a_time():
+    shared = {ROWS[name].training for name in ("medklip", "filter_linear", "filter_attention", "labels_linear", "medklip_onehot")}  # fmt: skip
+    assert len(shared) == 1, "equal images, crop and learning rate"
+    steps = (("medklip_names_no_position", "medklip_names"), ("medklip_names", "medklip"), ("filter_linear", "filter_attention"),
+             ("labels_linear", "filter_linear"), ("medklip", "medklip_no_position"), ("medklip", "medklip_position_1"),
+             ("medklip", "medklip_norm_only"), ("medklip", "medklip_no_dropout_only"), ("medklip", "medklip_swapped"),
+             ("medklip", "medklip_shuffled_positions"), ("medklip_onehot", "medklip_names_no_position"))  # fmt: skip
+    for first, second in steps:
+        one, two = (runner.system_config(ROWS[n].system, ROWS[n].options, LONG) for n in (first, second))
+        assert len([key for key in one if one[key] != two[key]]) == 1, (first, second)
+        assert ROWS[first].training == ROWS[second].training
+    for name in ("medklip", "filter_linear", "filter_attention", "labels_linear", "medklip_onehot"):
+        with_crops, without = ROWS[name], ROWS[f"{name}_no_crop"]
+        assert with_crops.options == without.options and without.training.crop == 1 > with_crops.training.crop
+
+
+@pytest.mark.parametrize("entity", ENTITIES)
+def test_a_held_out_finding_is_told_under_no_other_name(entity):
+    row = ROWS[f"medklip_without_{entity.replace(' ', '_')}"]
+    place, rest = ENTITIES.index(entity), row.options["entities"]
+    assert rest == ENTITIES[:place] + ENTITIES[place + 1 :] and row.measures == ("held out",)
+    told = 0
+    for report in (study.report for study in make_studies(30, seed=5, size=64)):
+        whole, part = (adjacency(extract(report), names) for names in (ENTITIES, rest))
+        told += (whole[:, place] == 1).any()
+        assert np.array_equal(np.delete(whole, place, axis=1), part, equal_nan=True)
+    assert told, "some report speaks of it"

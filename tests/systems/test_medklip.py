@@ -2,6 +2,7 @@ import pytest
 import torch
 from conftest import made_up_studies
 
+from medvlp_lite import experiments
 from medvlp_lite.components.entity_fusion import entity_labels, existence_loss, position_loss, sample_positions
 from medvlp_lite.encoders.text import ReportTokenizer
 from medvlp_lite.reports.vocabulary import vocabulary
@@ -135,3 +136,49 @@ def test_saved_without_a_text_model_it_still_answers(tmp_path, batch):
     assert torch.equal(again.entity_vectors, system.entity_vectors)
     query = [Query("covid-19", (), (), "Ground-glass opacities.")]
     assert torch.equal(again.score(batch.images, query), system.score(batch.images, query))
+
+
+def test_committed_weights_keep_the_decoder_that_they_were_trained_with():
+    committed = experiments.load_pretrained("medklip")
+    assert (committed.config.memory_norm, committed.config.dropout) == (False, 0.1)
+    assert (build().config.memory_norm, build().config.dropout) == (True, 0.0)
+    assert {n for n in dict(build().named_parameters()) if "memory_norm" in n} == {
+        "decoder.memory_norm.weight",
+        "decoder.memory_norm.bias",
+    }
+
+
+def test_one_hot_queries_hold_no_text(tmp_path, batch):
+    system = build(text_model="one-hot")
+    system.save_pretrained(tmp_path)
+    again, asked = MedKLIP.from_pretrained(tmp_path), [Query.about("nodule")]
+    assert torch.equal(again.score(batch.images, asked), system.score(batch.images, asked))
+    assert torch.equal(system.entity_vectors @ system.entity_vectors.T, torch.eye(4)), "no two entities share a number"
+    assert not (system.entity_vectors @ system.position_vectors.T).any()
+    assert set(system.loss(batch).terms) == {"existence", "position"}
+    with pytest.raises(ValueError, match="one-hot queries know no text"):
+        system.score(batch.images, [Query("covid-19", (), (), "A rounded dense lesion.")])
+
+
+def test_swapped_descriptions_ask_one_entity_about_another():
+    right, wrong = build().targets(REPORTS), build(shuffled="descriptions").targets(REPORTS)
+    for place, name in enumerate(ENTITIES):
+        other = ENTITIES.index({"effusion": "edema", "nodule": "pneumothorax"}.get(name, name))
+        if other != place:
+            assert torch.equal(wrong[:, :, other].nan_to_num(-1), right[:, :, place].nan_to_num(-1))
+    assert torch.equal(build().entity_vectors, build(shuffled="descriptions").entity_vectors), (
+        "asked with the right ones"
+    )
+
+
+def test_shuffled_positions_keep_who_has_what():
+    sides = ["Left effusion. Nodule in the right upper lobe.", "Right effusion.", "No effusion."] * 8
+    right, wrong = build().targets(sides), build(shuffled="positions").targets(sides)
+    assert torch.equal(entity_labels(right).nan_to_num(-1), entity_labels(wrong).nan_to_num(-1))
+    has = entity_labels(right)[:, 0] == 1
+    assert torch.equal(right[~has].nan_to_num(-1), wrong[~has].nan_to_num(-1))
+    assert not torch.equal(right[has, :, 0].nan_to_num(-1), wrong[has, :, 0].nan_to_num(-1))
+    rows = [sorted(map(tuple, part[has, :, 0].nan_to_num(-1).tolist())) for part in (right, wrong)]
+    assert rows[0] == rows[1], "the same places, of other studies"
+    with pytest.raises(ValueError, match="shuffled is 'descriptions', 'positions' or ''"):
+        build(shuffled="names")
