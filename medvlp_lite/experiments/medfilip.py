@@ -11,9 +11,8 @@ import numpy as np
 from medvlp_lite.experiments.draws import PhantomData
 from medvlp_lite.experiments.profiles import Training
 from medvlp_lite.experiments.runner import Row
-from medvlp_lite.experiments.zero_shot import DRAW, STEPS
+from medvlp_lite.experiments.zero_shot import DRAW, SHARED, STEPS
 from medvlp_lite.phantom.patients import ENTITIES
-from medvlp_lite.reports.structured_labels import explanation_of
 from medvlp_lite.studies import StudyDataset
 
 TRAINING = Training(2e-3, **STEPS)
@@ -42,8 +41,8 @@ def _row(name: str, value: int, *more: str, train_set: Any = None, **options: An
     measures = ("recognition", "grounding", "explained", "text types", *more)
     row = Row(
         name, "medfilip", DRAW, TRAINING, measures, options={"categories": ENTITIES, **options},
-        words=tuple(map(explanation_of, ENTITIES)), validation="macro_auc",
-        headline=("macro_auc/value", "multi/f1", "fine/f1"), value=value,
+        validation="macro_auc",
+        headline=("macro_auc/value", "multi/f1", "fine/f1"), value=value, parents=SHARED,
     )  # fmt: skip
     return replace(row, train_set=train_set) if train_set else row
 

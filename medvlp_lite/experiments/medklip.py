@@ -5,7 +5,7 @@ from typing import Any
 
 from medvlp_lite.experiments.profiles import Training
 from medvlp_lite.experiments.runner import Row
-from medvlp_lite.experiments.zero_shot import DRAW, HEADLINE, STEPS
+from medvlp_lite.experiments.zero_shot import DRAW, HEADLINE, SHARED, STEPS
 from medvlp_lite.phantom.patients import ENTITIES
 from medvlp_lite.reports.vocabulary import vocabulary
 
@@ -23,7 +23,7 @@ def _row(name: str, value: int, *more: str, system: str = "medklip", crop: float
     return Row(
         name, system, DRAW, replace(TRAINING, crop=crop), ((SEEN if textless else ASKED) + more),
         options={"entities": ENTITIES, **options}, validation="macro_auc",
-        headline=HEADLINE if textless else (*HEADLINE, "unseen/description/value"), value=value,
+        headline=HEADLINE if textless else (*HEADLINE, "unseen/description/value"), value=value, parents=SHARED,
     )  # fmt: skip
 
 
@@ -32,7 +32,7 @@ def _without(entity: str) -> Row:
     return Row(
         f"medklip_without_{entity.replace(' ', '_')}", "medklip", DRAW, TRAINING, ("held out",),
         options={"entities": tuple(name for name in ENTITIES if name != entity)}, validation="macro_auc",
-        headline=("held_out/name/value", "held_out/description/value"), value=1,
+        headline=("held_out/name/value", "held_out/description/value"), value=1, parents=SHARED,
     )  # fmt: skip
 
 

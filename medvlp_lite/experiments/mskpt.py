@@ -9,10 +9,11 @@ import numpy as np
 from medvlp_lite.experiments.draws import Draw, PhantomData
 from medvlp_lite.experiments.profiles import Training
 from medvlp_lite.experiments.runner import Row
+from medvlp_lite.experiments.zero_shot import SHARED, STEPS
 from medvlp_lite.studies import StudyDataset
 
 DRAW = Draw(cap=8000, screening=True)
-TRAINING = Training(1e-3, cap=250, least=1 / 6)  # the screening has fewer phantoms, and stage 2 goes on from here
+TRAINING = Training(1e-3, **STEPS)
 GLOBAL = {"token_weight": 0.0, "prototype_weight": 0.0}
 CATEGORIES: dict[str, dict[str, Any]] = {
     "mskpt_global": GLOBAL,
@@ -34,7 +35,7 @@ def shuffled(row: Row, data: PhantomData, seed: int) -> StudyDataset:
 def _row(name: str, value: int, train_set: Callable[..., StudyDataset] | None = None, **options: Any) -> Row:
     return Row(
         name, "mskpt", DRAW, TRAINING, ("stage one",), options=options, validation="purity",
-        headline=("purity", "probe/accuracy"), value=value, **({"train_set": train_set} if train_set else {}),
+        headline=("purity", "probe/accuracy"), value=value, parents=SHARED, **({"train_set": train_set} if train_set else {}),
     )  # fmt: skip
 
 

@@ -36,7 +36,6 @@ CLOCK = ("started", "seconds", "peak_memory_mb")
 """What differs between two runs of one row; in a seed's entry "train_seconds" does. All else is equal on a CPU, bit for bit."""
 WEIGHTS = PACKAGE / "weights"
 ENCODERS = ("image_encoder", "text_encoder")
-FITTED = 0.01  # a row is fitted when its last doubling of images moved the validation measure by less
 CURVE_POINTS = 50  # of the training loss, each a mean
 
 
@@ -48,13 +47,14 @@ def plain_start(row: Row, data: PhantomData, profile: Profile, seed: int, parent
 
 
 def with_encoders(system: System, parent: System) -> System:
-    """The system with the weights of those encoders of ``parent`` that it has too; it may take the first layers alone.
+    """The system with the weights of those encoders of ``parent`` that are of its kinds; it may take the first layers alone.
 
-    Raises ValueError when an encoder of the parent has another architecture.
+    Raises ValueError when an encoder of the same kind has another size.
     """
     for part in ENCODERS:
-        if hasattr(system, part) and hasattr(parent, part):
-            own, known = getattr(system, part), getattr(parent, part).state_dict()
+        own, other = getattr(system, part, None), getattr(parent, part, None)
+        if own is not None and type(own) is type(other):
+            known = other.state_dict()
             try:
                 own.load_state_dict({name: known[name] for name in own.state_dict()})
             except (KeyError, RuntimeError) as error:
@@ -233,8 +233,6 @@ def _curves(row: Row, profile: Profile, place: Path) -> dict[str, Any]:
     if history["validation"]:
         images, values = zip(*history["validation"])
         found["validation"] = {"measure": row.validation, "images": images, "values": values}
-        if len(values) > 1:
-            found["fitted"] = abs(values[-1] - values[-2]) < FITTED
     return found
 
 

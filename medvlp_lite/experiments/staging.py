@@ -11,11 +11,12 @@ from medvlp_lite.experiments import mskpt
 from medvlp_lite.experiments.draws import PhantomData, with_labels
 from medvlp_lite.experiments.profiles import Profile, Training, build_system
 from medvlp_lite.experiments.runner import Row
+from medvlp_lite.experiments.zero_shot import STEPS
 from medvlp_lite.records.record import RunRecord
 from medvlp_lite.studies import StudyDataset
 from medvlp_lite.systems.base import System
 
-TRAINING = Training(1e-3, share=0.5, cap=150, least=0.1)  # the same for every row: the encoder has learned already
+TRAINING = Training(1e-3, **STEPS)  # the same for every row
 ALONE = {"text_weight": 0.0, "data_weight": 0.0}
 PLAIN = {"weight": "none", "gate": False}
 WEIGHTS = {"linear": {}, "gate": {"patience": 60}, "none": {}}

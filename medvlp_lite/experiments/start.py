@@ -14,7 +14,7 @@ DESCRIPTIONS = tuple(map(describe, (*ENTITIES, *SIGNS)))
 
 ROWS = (
     Row(
-        "start", "unimodal", Draw(seed=APART), Training(1e-3), ("label probe", "random probe"),
+        "start", "unimodal", Draw(cap=9000, seed=APART), Training(1e-3, cap=1000, least=0.5), ("label probe", "random probe"),
         options={"texts": DESCRIPTIONS}, words=DESCRIPTIONS, validation="loss", headline=("probe/macro/value",), value=3, seeds=1,
     ),
 )  # fmt: skip

@@ -7,15 +7,25 @@ from medvlp_lite.phantom.patients import ENTITIES
 
 DRAW = Draw(cap=9000)
 STEPS = {"cap": 1000, "least": 0.5}
+SHARED = {"start": "start"}  # what every row starts from: its part -> row
 HEADLINE = ("macro_auc/value", "pointing/small")
 
 ROWS = (
     Row(
-        "convirt", "convirt", DRAW, Training(1e-3, **STEPS), ("zero_shot", "grounding", "unseen"),
+        "convirt", "convirt", DRAW, Training(1e-3, **STEPS), ("zero_shot", "grounding", "unseen", "label probe"), parents=SHARED,
         validation="macro_auc", headline=(*HEADLINE, "unseen/description/value"), value=3,
     ),
     Row(
-        "supervised", "supervised", DRAW, Training(2e-3, **STEPS), ("zero_shot", "grounding"),
+        "supervised", "supervised", DRAW, Training(2e-3, **STEPS), ("zero_shot", "grounding", "label probe"), parents=SHARED,
         options={"entities": ENTITIES}, validation="macro_auc", headline=HEADLINE, value=3,
+    ),
+    # the same from random weights
+    Row(
+        "convirt_random", "convirt", DRAW, Training(1e-3, **STEPS), ("zero_shot", "grounding", "label probe"),
+        validation="macro_auc", headline=HEADLINE, value=2,
+    ),
+    Row(
+        "supervised_random", "supervised", DRAW, Training(2e-3, **STEPS), ("zero_shot", "grounding", "label probe"),
+        options={"entities": ENTITIES}, validation="macro_auc", headline=HEADLINE, value=2,
     ),
 )  # fmt: skip

@@ -50,7 +50,7 @@ class MedFILIPConfig:
     image_encoder: str = "resnet_lite"  # a name of ``encoders.image.image_encoder``
     text_encoder: str | tuple[int, ...] = "lite"  # a size of ``encoders.text.TextEncoder``, or "clip"
     image_size: int = 112  # side of the images in pixels
-    max_length: int = 96  # word pieces of a text that are read
+    max_length: int = 128  # word pieces of a text that are read
     dim: int = 128  # width of the shared space
     use_entities: bool = True  # False: the texts are whole reports and Y the identity
     use_fg: bool = True  # False: a label is its category alone
