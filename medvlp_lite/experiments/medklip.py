@@ -6,7 +6,7 @@ from typing import Any
 from medvlp_lite.experiments.profiles import Training
 from medvlp_lite.experiments.runner import Row
 from medvlp_lite.experiments.zero_shot import DRAW, HEADLINE, SHARED, STEPS
-from medvlp_lite.phantom.patients import ENTITIES
+from medvlp_lite.phantom.patients import ENTITIES, SIGNS
 from medvlp_lite.reports.vocabulary import vocabulary
 
 # Crop and learning rate were chosen on validation phantoms for MedKLIP alone; the released code crops to 0.2 or more. Every row
@@ -69,6 +69,12 @@ ROWS = (
     _row("medklip_position_1", 3, position_weight=1.0),
     # as many columns as the paper has, of which a phantom's report names few
     _row("medklip_75", 1, entities=COLUMNS),
+    # number of entities, with and without the position loss: the 12 (medklip), 24, and all that the phantom has
+    *(
+        _row(f"medklip_{name}_entities{suffix}", 2, entities=(*ENTITIES, *signs), **options)
+        for name, signs in {"24": SIGNS[:12], "all": SIGNS}.items()
+        for suffix, options in {"": {}, "_no_position": {"position_weight": 0.0}}.items()
+    ),
     # negative controls
     _row("medklip_swapped", 3, shuffled="descriptions"),
     _row("medklip_shuffled_positions", 3, shuffled="positions"),

@@ -192,7 +192,8 @@ def _text_vectors(config: MedKLIPConfig) -> tuple[torch.Tensor, torch.Tensor]:
     if config.text_width is not None:
         return torch.zeros(counts[0], config.text_width), torch.zeros(counts[1], config.text_width)
     if config.text_model == ONE_HOT:
-        return torch.eye(sum(counts))[: counts[0]].clone(), torch.eye(sum(counts))[counts[0] :].clone()
+        entities, positions = (rows.clone() for rows in torch.eye(sum(counts)).split(counts))
+        return sum(counts) ** 0.5 * entities, positions  # so long that learned queries start far apart
     texts = _text_model(config.text_model)
     return texts([_wording(config, name) for name in config.entities]), texts(places)
 
