@@ -311,7 +311,9 @@ def test_differences_that_matter_are_those_agreed_on():
 def test_claims_ask_what_the_papers_say():
     unseen = records.result("medklip.unseen.description").claim
     assert unseen.comparison.baseline == unseen.comparison.treatment == "medklip" and unseen.paper == (0.6561, 0.7396)
-    assert records.result("mskpt.certainty.weighting").claim.comparison.baseline == "staging_no_weight", "the gate stays on"
+    assert records.result("mskpt.certainty.weighting").claim.comparison.baseline == "staging_no_weight", (
+        "the gate stays on"
+    )
     measures = {records.result(f"{id}.pointing").claim.comparison.measure for id in ("medklip.whole", "maco.weighting")}
     assert measures == {"pointing"}, "one set of findings, one rule"
 
