@@ -138,10 +138,11 @@ def batch_token_alignment(
     Memory grows with B * B. Raises ValueError when shapes do not fit.
     """
     _check(patches, words, mask)
-    words, owners, real = words.flatten(0, 1), _rows(mask).repeat_interleave(mask.shape[1]), mask.flatten()
+    texts = torch.arange(len(mask), device=mask.device)
+    words, owners, real = words.flatten(0, 1), texts.repeat_interleave(mask.shape[1]), mask.flatten()
     if mask.device.type == "cpu":  # leaves padding out; elsewhere that would have to wait
         words, owners, real = words[real], owners[real], real[real]
-    of_text = ((owners == _rows(mask).unsqueeze(1)) & real).to(words.dtype)  # (B, N)
+    of_text = ((owners == texts.unsqueeze(1)) & real).to(words.dtype)  # (B, N)
     parts = patches.split(1) if mask.device.type == "cpu" else (patches,)  # one image at a time stays in the cache
     options = {"attention_scale": attention_scale, "word_scale": word_scale, "compete": compete}
     scores = torch.cat([_fit_of_texts(part, words, of_text, owners, **options) for part in parts])
@@ -163,10 +164,6 @@ def _fit_of_texts(
     lengths = (attention.transpose(1, 2) @ patches).norm(dim=-1) * words.norm(dim=-1)
     fit = (attention * cosines).sum(dim=1) / lengths.clamp(min=1e-8)  # in [-1, 1]
     return ((word_scale * fit).exp() @ of_text.t()).log()
-
-
-def _rows(mask: torch.Tensor) -> torch.Tensor:
-    return torch.arange(len(mask), device=mask.device)
 
 
 def intra_modal_loss(

@@ -37,14 +37,9 @@ def pool_features(maps: torch.Tensor, pooling: str = "mean_max") -> torch.Tensor
 
 
 def balanced_weights(labels: torch.Tensor, classes: int) -> torch.Tensor:
-    """Class weights (K,) inverse to how often each class occurs among ``labels`` (N,), -1 for none; their mean over samples is 1.
-
-    A class without sample gets 0. Raises ValueError when nothing is labelled.
-    """
+    """Class weights (K,) inverse to how often each class occurs among ``labels`` (N,), -1 for none; their mean over samples is 1."""
     counts = torch.bincount(labels[labels >= 0].long(), minlength=classes)
-    if not counts.any():
-        raise ValueError("no sample is labelled: there is nothing to balance")
-    return torch.where(counts > 0, counts.sum() / ((counts > 0).sum() * counts.clamp(min=1)), 0.0)
+    return counts.sum() / (classes * counts.clamp(min=1))
 
 
 def uncertainty(probabilities: torch.Tensor, kind: str = "max") -> torch.Tensor:

@@ -8,7 +8,6 @@ Built in chapter 08_uncertainty_staging.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -90,35 +89,11 @@ def stage_map_energy(system: System, dataset: StudyDataset, entity: str, limit: 
     return {**means, "uniform": float(np.mean([region.mean() for _, region in found])), "count": len(found)}
 
 
-@dataclass(frozen=True)
-class Case:
-    """One staged study: its place in the data set, true and answered stage, how probable each seemed, and their maps (h, w)."""
-
-    place: int
-    truth: int
-    answer: int
-    truth_probability: float
-    answer_probability: float
-    truth_map: np.ndarray
-    answer_map: np.ndarray
-
-
-def worst_cases(system: System, dataset: StudyDataset, count: int = 4) -> list[Case]:
-    """The wrong answers that give the true stage least, the worst first, with Grad-CAM of the true and of the answered stage.
-
-    Fewer than ``count`` where fewer are wrong. Raises ValueError when a study has no stage.
-    """
+def worst_cases(system: System, dataset: StudyDataset, count: int = 4) -> np.ndarray:
+    """Places of the ``count`` wrong answers that give the true stage least. Raises ValueError when a study has no stage."""
     truth = dataset.stages
     if (truth < 0).any():
         raise ValueError(f"{int((truth < 0).sum())} studies have no stage; leave them out")
     probabilities = stage_probabilities(system, dataset)
-    answers, rows = probabilities.argmax(axis=1), np.arange(len(truth))
-    given = probabilities[rows, truth]
-    worst = [int(i) for i in np.argsort(given, kind="stable") if answers[i] != truth[i]][:count]
-    if not worst:
-        return []
-    maps = [stage_maps(system, dataset.subset(worst), chosen[worst]) for chosen in (truth, answers)]
-    return [
-        Case(i, int(truth[i]), int(answers[i]), float(given[i]), float(probabilities[i, answers[i]]), *pair)
-        for i, *pair in zip(worst, *maps)
-    ]
+    order = np.argsort(probabilities[np.arange(len(truth)), truth], kind="stable")
+    return order[probabilities.argmax(axis=1)[order] != truth[order]][:count]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import confusion_matrix, f1_score, recall_score
+from sklearn.metrics import cohen_kappa_score, confusion_matrix, f1_score, recall_score
 
 from medvlp_lite.components.uncertainty_staging import SCORES, choose_theta, uncertainty
 from medvlp_lite.evaluation.activation import stage_map_energy
@@ -119,13 +119,8 @@ def quadratic_kappa(first: np.ndarray, second: np.ndarray, classes: int = 4) -> 
         raise ValueError(f"need two readings of the same cases, got shapes {first.shape} and {second.shape}")
     if not all(reading.min() >= 0 and reading.max() < classes for reading in (first, second)):
         raise ValueError(f"readings must lie in 0..{classes - 1}; leave out cases that one of them did not read")
-    counts = np.bincount(first.astype(int) * classes + second.astype(int), minlength=classes**2).reshape(
-        classes, classes
-    )
-    chance = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / first.size
-    cost = np.subtract.outer(np.arange(classes), np.arange(classes)) ** 2
-    expected = (cost * chance).sum()
-    return float(1 - (cost * counts).sum() / expected) if expected else 1.0
+    equal = (first == second).all()
+    return 1.0 if equal else float(cohen_kappa_score(first, second, labels=range(classes), weights="quadratic"))
 
 
 def calibration_error(truth: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> float:
@@ -243,9 +238,7 @@ class StageAnswers:
 
 
 def staging_measures(system: System, data: Parts) -> dict[str, Any]:
-    """All that is recorded of a staging system: agreement with the truth, how much better it is on images that it learned from
-    (accuracy on the first ``SEEN`` of them minus that on the test part), uncertainty, thresholds, conformal sets, Grad-CAM.
-    """
+    """All that is recorded of a staging system; "overfitting" is accuracy on training images minus accuracy on test images."""
     answers, seen = StageAnswers.of(system, data), data.train.subset(range(min(SEEN, len(data.train))))
     known = float(np.mean(stage_probabilities(system, seen).argmax(axis=1) == seen.stages))
     return {

@@ -12,13 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from medvlp_lite.components import prototype_alignment as pa
 from medvlp_lite.components.contrastive import gather_pairs, info_nce
-from medvlp_lite.components.prototype_alignment import (
-    ClassPrototypes,
-    ClusterPrototypes,
-    same_class,
-    supervised_contrast,
-)
 from medvlp_lite.components.token_alignment import batch_token_alignment, token_alignment
 from medvlp_lite.components.uncertainty_staging import pool_features, weighted_cross_entropy
 from medvlp_lite.encoders.text import ReportTokenizer, masked_mean
@@ -28,7 +23,7 @@ from medvlp_lite.systems.convirt import TEMPERATURE, ConVIRT, ConVIRTConfig
 
 STAGES = 4  # classes of ``prototypes`` "class"
 CLUSTERS = 16
-TOKEN_TEMPERATURE, PROTOTYPE_TEMPERATURE = 0.1, 0.2
+PROTOTYPE_TEMPERATURE = 0.2
 PROTOTYPES = ("clusters", "class", "supervised")
 TOKENS = ("pair", "batch")
 
@@ -69,9 +64,9 @@ class MSKPT(ConVIRT):
         self.log_temperature.requires_grad_(False)
         self.prototypes = None
         if config.prototype_weight and config.prototypes == "clusters":
-            self.prototypes = ClusterPrototypes(CLUSTERS, config.dim, temperature=PROTOTYPE_TEMPERATURE)
+            self.prototypes = pa.ClusterPrototypes(CLUSTERS, config.dim, temperature=PROTOTYPE_TEMPERATURE)
         elif config.prototype_weight and config.prototypes == "class":
-            self.prototypes = ClassPrototypes(STAGES, config.dim, temperature=PROTOTYPE_TEMPERATURE)
+            self.prototypes = pa.ClassPrototypes(STAGES, config.dim, temperature=PROTOTYPE_TEMPERATURE)
         self.head = nn.Linear(2 * self.image_encoder.width, STAGES) if config.label_weight else None
 
     def compute_loss(self, batch: Batch) -> LossTerms:
@@ -86,22 +81,18 @@ class MSKPT(ConVIRT):
             terms["global"] = info_nce(images @ texts.t(), TEMPERATURE)
         if config.token_weight:  # P-8; words without [CLS]
             words = F.normalize(self.text_projection(hidden[:, 1:]), dim=-1)
-            terms["token"] = self._align_tokens(F.normalize(patches, dim=-1), words, mask[:, 1:])
+            align = batch_token_alignment if config.tokens == "batch" else token_alignment
+            terms["token"] = align(F.normalize(patches, dim=-1), words, mask[:, 1:])
         if config.prototype_weight:  # P-12
             terms["prototype"] = self._align_categories(images, texts, batch.stages)
         if config.label_weight:  # P-14, P-16
             terms["label"] = weighted_cross_entropy(self.head(pool_features(maps)), batch.stages)
         return LossTerms(terms, {name: getattr(config, f"{name}_weight") for name in terms})
 
-    def _align_tokens(self, patches: torch.Tensor, words: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        if self.config.tokens == "batch":
-            return batch_token_alignment(patches, words, mask)
-        return token_alignment(patches, words, mask, temperature=TOKEN_TEMPERATURE)
-
     def _align_categories(self, images: torch.Tensor, texts: torch.Tensor, stages: torch.Tensor) -> torch.Tensor:
         if self.config.prototypes == "clusters":
             return self.prototypes(images, texts)
         stages = gather_pairs(stages.float().unsqueeze(1)).squeeze(1).long()
         if self.config.prototypes == "supervised":
-            return supervised_contrast(images @ texts.t(), same_class(stages), TEMPERATURE)
+            return pa.supervised_contrast(images @ texts.t(), pa.same_class(stages), TEMPERATURE)
         return self.prototypes(images, texts, stages)

@@ -14,17 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from medvlp_lite.augment import random_flip, strong_augment
-from medvlp_lite.components.uncertainty_staging import (
-    POOLINGS,
-    WEIGHTS,
-    balanced_weights,
-    bank_logits,
-    class_bank,
-    distillation_loss,
-    pool_features,
-    uncertainty,
-    weighted_cross_entropy,
-)
+from medvlp_lite.components import uncertainty_staging as us
 from medvlp_lite.encoders.image import image_encoder
 from medvlp_lite.encoders.text import ReportTokenizer
 from medvlp_lite.reports.sections import findings_text
@@ -52,7 +42,7 @@ class MSKPTStagingConfig:
     patience: int = 0  # training steps of plain cross-entropy first: a "gate" that nothing passes would never open
 
     def __post_init__(self) -> None:
-        for name, known in (("weight", WEIGHTS), ("pooling", POOLINGS)):
+        for name, known in (("weight", us.WEIGHTS), ("pooling", us.POOLINGS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
 
@@ -88,7 +78,7 @@ class MSKPTStaging(System):
 
     def balance(self, stages: np.ndarray) -> MSKPTStaging:
         """Weigh the stages in the loss against how often they occur among ``stages`` (N,), -1 for unlabelled."""
-        self.class_weights.copy_(balanced_weights(torch.as_tensor(stages), len(STAGES)))
+        self.class_weights.copy_(us.balanced_weights(torch.as_tensor(stages), len(STAGES)))
         return self
 
     def set_teacher(
@@ -114,7 +104,7 @@ class MSKPTStaging(System):
             of_texts = [teacher.embed_texts(texts[i : i + 64]).cpu() for i in range(0, len(texts), 64)]
             of_images = [teacher.embed_images(part.to(teacher.device).float() / 255).cpu() for part in images.split(64)]
         for name, vectors, labels in (("text", of_texts, text_stages), ("data", of_images, stages)):
-            bank, own = class_bank(torch.cat(vectors), labels, len(STAGES)), getattr(self, f"{name}_bank")
+            bank, own = us.class_bank(torch.cat(vectors), labels, len(STAGES)), getattr(self, f"{name}_bank")
             if bank.shape != own.shape:
                 raise ValueError(f"the {name} bank is {tuple(bank.shape)}, not {tuple(own.shape)}; set width")
             own.copy_(bank)
@@ -123,11 +113,11 @@ class MSKPTStaging(System):
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Pooled image features (B, C): what the head reads (P-14)."""
-        return pool_features(self.image_encoder(images), self.config.pooling)
+        return us.pool_features(self.image_encoder(images), self.config.pooling)
 
     def stage_logits(self, maps: torch.Tensor) -> torch.Tensor:
         """The head's answer (B, K) to feature maps (B, C, h, w) of the image encoder."""
-        return self.head(pool_features(maps, self.config.pooling))
+        return self.head(us.pool_features(maps, self.config.pooling))
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Features (B, C) as unit vectors (B, d) beside the banks; the features themselves where there is no projector."""
@@ -139,13 +129,11 @@ class MSKPTStaging(System):
         features = self.features(images)
         # P-16: labelled samples count by how certain the answer is, after ``patience`` steps
         logits = self.head(features)
-        weights = self.class_weights
-        labels = weighted_cross_entropy(
-            logits, batch.stages, weight=config.weight, threshold=THETA, class_weights=weights
-        )
+        options = {"threshold": THETA, "class_weights": self.class_weights}
+        labels = us.weighted_cross_entropy(logits, batch.stages, weight=config.weight, **options)
         if self.training:
             self.steps_seen += 1
-            plain = weighted_cross_entropy(logits, batch.stages, weight="none", class_weights=weights)
+            plain = us.weighted_cross_entropy(logits, batch.stages, weight="none", **options)
             labels = torch.where(self.steps_seen <= config.patience, plain, labels)  # without waiting for a GPU
         terms = {"labels": labels}
         if config.taught:
@@ -160,14 +148,14 @@ class MSKPTStaging(System):
         config, terms = self.config, {}
         with torch.no_grad():
             teacher = self._teacher[0].to(images.device).embed_images(images)
-        answers = bank_logits(teacher, self.text_bank, SCALE)
+        answers = us.bank_logits(teacher, self.text_bank, SCALE)
         # P-21: which images the teacher is certain of
-        keep = uncertainty(answers.softmax(dim=-1)) < THETA if config.gate else None
+        keep = us.uncertainty(answers.softmax(dim=-1)) < THETA if config.gate else None
         if config.text_weight:  # P-20
-            terms["text"] = distillation_loss(bank_logits(student, self.text_bank, SCALE), answers, keep=keep)
+            terms["text"] = us.distillation_loss(us.bank_logits(student, self.text_bank, SCALE), answers, keep=keep)
         if config.data_weight:  # P-19
-            own, taught = (bank_logits(vectors, self.data_bank, SCALE) for vectors in (student, teacher))
-            terms["data"] = distillation_loss(own, taught, keep=keep)
+            own, taught = (us.bank_logits(vectors, self.data_bank, SCALE) for vectors in (student, teacher))
+            terms["data"] = us.distillation_loss(own, taught, keep=keep)
         return terms
 
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:

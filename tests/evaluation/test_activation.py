@@ -85,13 +85,7 @@ def test_the_energy_of_right_and_of_wrong_answers_is_told_apart():
 
 def test_the_worst_cases_are_wrong_and_give_the_truth_least():
     data = graded([0.9, 0.1, 0.8, 0.2, 0.7], [1, 1, 0, 0, 0])
-    found = worst_cases(Known(), data, count=3)
-    assert [(case.place, case.truth, case.answer) for case in found] == [(1, 1, 0), (2, 0, 1), (4, 0, 1)]
-    given = [case.truth_probability for case in found]
-    assert given == sorted(given) and all(case.answer_probability > 0.5 for case in found)
-    maps = stage_maps(Known(), data.subset([2]), np.array([1]))
-    assert np.array_equal(found[1].answer_map, maps[0]) and maps[0].sum() > 0
-    assert found[1].truth_map.sum() == 0, "brightness speaks against stage 0: its map is cut to 0"
-    assert worst_cases(Known(), data.subset([0])) == [] and len(worst_cases(Known(), data, 1)) == 1
+    assert worst_cases(Known(), data).tolist() == [1, 2, 4]
+    assert worst_cases(Known(), data, 1).tolist() == [1] and not len(worst_cases(Known(), data.subset([0])))
     with pytest.raises(ValueError, match="1 studies have no stage"):
         worst_cases(Known(), graded([0.5], [None]))
