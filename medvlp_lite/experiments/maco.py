@@ -93,7 +93,7 @@ ROWS = (
     _row("maco_ours", 2, OURS, CONTROLLED, block=BLOCK),
     _row("maco_iid", 1, OURS),
     # one thing changed in the paper's setting
-    _row("maco_temperature", 2, temperature_rate=30.0),
+    _row("maco_temperature", 2, temperature_rate=300.0),
     _row("maco_no_affine", 2, affine=False),
     _row("maco_hidden_75", 1, mask_ratio=0.75),
     _row("maco_pretrained", 2, how={"parents": {"image": "maco_hr"}, "start": from_pretraining}),
