@@ -23,9 +23,7 @@ WEIGHTS = {"linear": {}, "gate": {"patience": 60}, "none": {}}
 FEW = {30: 0.005, 100: 0.017, 300: 0.05, 1000: 0.17}  # labels, and the share of the long profile's 5,900 that they are
 LAMBDAS = {0.0: "staging_no_distillation", 0.1: "staging_light", 0.3: "staging_lambda_30", 1.0: "staging"}
 """The rows that differ in the weight of both distillations."""
-SUPERVISED = {
-    "start": "supervised"
-}  # an encoder that learned the twelve findings from filtered reports, on other phantoms
+SUPERVISED = {"start": "supervised"}  # its encoder learned the twelve findings from labels, on other phantoms
 REPEATS = 128  # so many studies at least, of few labels each many times: a batch must fit in
 
 

@@ -70,9 +70,9 @@ def test_steps_of_the_long_profile():
         name: training(name).steps for name in ("convirt", "medklip", "medfilip", "maco_hr", "maco", "mskpt", "staging")
     }
     assert steps == {
-        "convirt": 1000, "medklip": 2000, "medfilip": 1000, "maco_hr": 1000, "maco": 1000, "mskpt": 250, "staging": 150
+        "convirt": 1000, "medklip": 2000, "medfilip": 1000, "maco_hr": 1000, "maco": 1000, "mskpt": 1000, "staging": 1000
     }  # fmt: skip
-    assert training("staging_scratch_longer").steps == 450
+    assert training("staging_scratch_longer").steps == 3000
 
 
 def built(name, data, parents=None):
