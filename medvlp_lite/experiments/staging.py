@@ -10,8 +10,8 @@ import torch
 from medvlp_lite.experiments import mskpt
 from medvlp_lite.experiments.draws import PhantomData, with_labels
 from medvlp_lite.experiments.profiles import Profile, Training, build_system
-from medvlp_lite.experiments.runner import Row
-from medvlp_lite.experiments.zero_shot import STEPS
+from medvlp_lite.experiments.runner import Row, with_encoders
+from medvlp_lite.experiments.zero_shot import SHARED, STEPS
 from medvlp_lite.records.record import RunRecord
 from medvlp_lite.studies import StudyDataset
 from medvlp_lite.systems.base import System
@@ -23,9 +23,7 @@ WEIGHTS = {"linear": {}, "gate": {"patience": 60}, "none": {}}
 FEW = {30: 0.005, 100: 0.017, 300: 0.05, 1000: 0.17}  # labels, and the share of the long profile's 5,900 that they are
 LAMBDAS = {0.0: "staging_no_distillation", 0.1: "staging_light", 0.3: "staging_lambda_30", 1.0: "staging"}
 """The rows that differ in the weight of both distillations."""
-SUPERVISED = {
-    "image": "supervised"
-}  # an encoder that learned the twelve findings from filtered reports, on other phantoms
+SUPERVISED = {"start": "supervised"}  # its encoder learned the twelve findings from labels, on other phantoms
 REPEATS = 128  # so many studies at least, of few labels each many times: a batch must fit in
 
 
@@ -60,14 +58,12 @@ def train_set(row: Row, data: PhantomData, seed: int) -> StudyDataset:
 
 def start(row: Row, data: PhantomData, profile: Profile, seed: int, parents: Mapping[str, System]) -> System:
     """A student with the encoder of its stage-1 teacher and the teacher's banks of the labelled studies; or with the encoder of
-    another system (``parents`` "image"); or with random weights. Stages count inversely to their number of labels.
+    another system (``parents`` "start"); or with random weights. Stages count inversely to their number of labels.
     """
     given, side = labelled(row, data, seed), data.train.size
     if "teacher" not in parents:
         system = build_system(row.system, data.tokenizer(), row.options, profile).balance(given.stages)
-        if "image" in parents:
-            system.image_encoder.load_state_dict(parents["image"].image_encoder.state_dict())
-        return system
+        return with_encoders(system, parents["start"]) if "start" in parents else system
     teacher = parents["teacher"]
     width = teacher.eval().embed_images(torch.zeros(1, 1, side, side, device=teacher.device)).shape[1]
     system = build_system(row.system, teacher.tokenizer, {**row.options, "width": width}, profile)
@@ -86,13 +82,14 @@ def _row(
 
 
 def _scratch(name: str, value: int = 2, **more: Any) -> Row:
-    return _row(name, value, **{"parents": {}, **ALONE, **PLAIN, **more})
+    return _row(name, value, **{"parents": SHARED, **ALONE, **PLAIN, **more})
 
 
 ROWS = (
     _row("staging", 3),
     _scratch("staging_scratch", 3),
     _scratch("staging_scratch_longer", times=3),
+    _scratch("staging_random", parents={}),
     _row("staging_no_global", teacher="mskpt_no_global"),
     _row("staging_no_sma", teacher="mskpt_global"),
     _row("staging_no_token", teacher="mskpt_no_token"),

@@ -70,9 +70,9 @@ def test_steps_of_the_long_profile():
         name: training(name).steps for name in ("convirt", "medklip", "medfilip", "maco_hr", "maco", "mskpt", "staging")
     }
     assert steps == {
-        "convirt": 1000, "medklip": 2000, "medfilip": 1000, "maco_hr": 1000, "maco": 1000, "mskpt": 250, "staging": 150
+        "convirt": 1000, "medklip": 2000, "medfilip": 1000, "maco_hr": 1000, "maco": 1000, "mskpt": 1000, "staging": 1000
     }  # fmt: skip
-    assert training("staging_scratch_longer").steps == 450
+    assert training("staging_scratch_longer").steps == 3000
 
 
 def built(name, data, parents=None):
@@ -177,7 +177,7 @@ def test_shuffled_pairs_keep_images_and_reports_but_not_who_belongs_to_whom():
 def test_a_student_can_start_from_an_encoder_that_learned_findings_from_labels():
     data, parent = screening_data(160), experiments.load_pretrained("supervised")
     row = ROWS["staging_supervised_n30"]
-    system = row.start(row, data, TINY, 0, {"image": parent})
+    system = row.start(row, data, TINY, 0, {"start": parent})
     assert torch.equal(system.image_encoder.body[1].weight, parent.image_encoder.body[1].weight)
     given = experiments.with_labels(data.train, row.draw.labels, seed=0).stages
     often = np.bincount(given[given >= 0], minlength=4)
