@@ -78,12 +78,13 @@ MEASURES: dict[str, Measure] = {
 
 
 def _loss_on_val(system: System, data: Parts, limit: int = 512) -> float:
-    """The mean training loss of validation batches, with the same draws each time."""
-    rows = range(0, min(limit, len(data.val)) - BATCH + 1, BATCH)
+    """The mean training loss of whole validation batches, with the same draws each time."""
+    count = min(limit, len(data.val))
+    size = min(BATCH, count)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        batches = (collate([data.val[j] for j in range(i, i + BATCH)]).to(system.device) for i in rows)
-        return float(torch.stack([system.loss(batch).total for batch in batches]).mean())
+        batches = (collate([data.val[j] for j in range(i, i + size)]) for i in range(0, count - size + 1, size))
+        return float(torch.stack([system.loss(batch.to(system.device)).total for batch in batches]).mean())
 
 
 VALIDATION: dict[str, Callable[[System, Parts], float]] = {

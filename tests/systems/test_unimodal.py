@@ -69,8 +69,13 @@ def test_a_system_starts_from_the_encoders_that_it_has_too(start, dataset):
         mine, its = getattr(system, part).state_dict(), getattr(start, part).state_dict()
         assert all(torch.equal(mine[name], its[name]) for name in its)
     assert with_encoders(build("supervised", dataset), start).embed_images(torch.zeros(2, 1, 32, 32)).shape == (2, 128)
-    with pytest.raises(ValueError, match="image_encoder of maco cannot start from unimodal"):
-        with_encoders(build("maco", dataset), start)
+    other = build("maco", dataset)
+    before = other.image_encoder.patches.weight.clone()
+    assert torch.equal(with_encoders(other, start).image_encoder.patches.weight, before), (
+        "a transformer is of another kind"
+    )
+    with pytest.raises(ValueError, match="text_encoder of convirt cannot start from unimodal"):
+        with_encoders(build("convirt", dataset, text_encoder=(32, 1, 2)), start)
 
 
 def test_an_unknown_piece_is_refused(start):
