@@ -29,7 +29,6 @@ from medvlp_lite.experiments.profiles import untrained_twin
 from medvlp_lite.studies import collate
 from medvlp_lite.systems.base import System
 
-REVISION = 2  # goes up when what a measure means changes: every record made before is stale then
 BATCH = 32
 Measure = Callable[[System, Parts, int], dict[str, Any]]
 

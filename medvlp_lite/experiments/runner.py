@@ -24,9 +24,16 @@ import torch
 from medvlp_lite.cache import source_fingerprint, train_or_load, weights_digest
 from medvlp_lite.evaluation.intervals import mean_ci
 from medvlp_lite.experiments.draws import Draw, PhantomData
-from medvlp_lite.experiments.measures import MEASURES, REVISION, VALIDATION
+from medvlp_lite.experiments.measures import MEASURES, VALIDATION
 from medvlp_lite.experiments.profiles import Profile, Training, build_system, system_config
-from medvlp_lite.records.record import PACKAGE, RunRecord, peak_memory_mb, plain, write_whole
+from medvlp_lite.records.record import (
+    PACKAGE,
+    REVISION,
+    RunRecord,
+    peak_memory_mb,
+    plain,
+    write_whole,
+)
 from medvlp_lite.studies import StudyDataset
 from medvlp_lite.systems.base import System
 from medvlp_lite.training import History, fit
@@ -321,18 +328,6 @@ def without_clock(record: RunRecord) -> dict[str, Any]:
     values = {key: value for key, value in plain(asdict(record)).items() if key not in CLOCK}
     runs = [{k: v for k, v in run.items() if k != "train_seconds"} for run in record.metrics["runs"]]
     return {**values, "metrics": {**record.metrics, "runs": runs}}
-
-
-def results_folder() -> Path:
-    """Where the committed records stand: inside an installed package, or in ``book/results`` of a checkout."""
-    installed = PACKAGE / "results"
-    return installed if installed.is_dir() else PACKAGE.parent / "book" / "results"
-
-
-def load_record(name: str, profile: str = "long", folder: Path | None = None) -> RunRecord | None:
-    """The record of a row in a folder, by default the committed one, or None when there is none."""
-    path = (folder or results_folder()) / f"{name}-{profile}.json"
-    return RunRecord.load(path) if path.is_file() else None
 
 
 def load_pretrained(name: str, folder: Path | None = None) -> System | None:

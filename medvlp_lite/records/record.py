@@ -110,6 +110,9 @@ def last_doubling(images: Sequence[int], values: Sequence[float]) -> float:
     return abs(values[-1] - before)
 
 
+REVISION = 3  # goes up when the phantom, or what a measure means, changes: every record made before is stale then
+
+
 def results_folder() -> Path:
     """Where the committed records stand: inside an installed package, or in ``book/results`` of a checkout."""
     installed = PACKAGE / "results"
