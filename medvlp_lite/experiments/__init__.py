@@ -17,10 +17,9 @@ from medvlp_lite.experiments.runner import (
     WEIGHTS,
     Row,
     load_pretrained,
-    load_record,
-    results_folder,
     train_system,
 )
+from medvlp_lite.records.record import load_record, results_folder
 from medvlp_lite.studies import StudyDataset
 
 ROWS.update(

@@ -18,8 +18,8 @@ import numpy as np
 
 from medvlp_lite.evaluation.intervals import Interval, prediction_interval
 from medvlp_lite.experiments.profiles import Profile, profile_of
-from medvlp_lite.experiments.runner import ROWS, Log, Row, load_record, place_of, row_of, run_row, run_seed, stale
-from medvlp_lite.records.record import RunRecord
+from medvlp_lite.experiments.runner import ROWS, Log, Row, place_of, row_of, run_row, run_seed, stale
+from medvlp_lite.records.record import RunRecord, load_record
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 PRELOADED = [

@@ -10,8 +10,8 @@ import torch
 from medvlp_lite import experiments, records
 from medvlp_lite.experiments import PROFILES, ROWS, Profile, build_system, runner, screening_data
 from medvlp_lite.experiments.measures import MEASURES, VALIDATION
-from medvlp_lite.experiments.runner import results_folder
 from medvlp_lite.phantom import ENTITIES, make_studies
+from medvlp_lite.records.record import results_folder
 from medvlp_lite.reports.filter import adjacency, extract
 from medvlp_lite.training import fit
 
