@@ -11,6 +11,7 @@ from bs4 import BeautifulSoup
 
 from medvlp_lite.figures import ledger
 from medvlp_lite.records import SIGNS, TITLES, results
+from medvlp_lite.records.claims import Effect
 
 STATIC = Path(__file__).parent.parent / "book" / "_static"
 
@@ -49,15 +50,21 @@ def test_every_claim_has_a_row_with_what_was_asked_for(found):
 
 def test_marks_and_letters_of_one_row(found):
     one = next(result for result in found if result.claim.id == "medklip.position_loss.pointing")
-    odd = replace(one, claim=replace(one.claim, statement="A < B & C"), converged=False, confirmation=True)
+    effect = Effect((0, 1, 2), (0.5, 0.4, 0.6), (0.49, 0.42, 0.56))
+    odd = replace(
+        one, claim=replace(one.claim, statement="A < B & C"), effect=effect, converged=False, confirmation=True
+    )
     html = ledger.claims_table([odd], tools=False)
     text = BeautifulSoup(html, "html.parser").get_text(" ")
     assert "A &lt; B &amp; C" in html and "not converged" in text and "confirmation" in text and "<script" not in html
-    assert "+.044" in text and ".798 → .842" in text and "−.011" in text and "[−.206,\xa0.184]" in text
+    assert "+.044" in text and ".798 → .842" in text and "−.010" in text and "[−.085,\xa0.065]" in text
 
 
 def test_the_plot_shows_effect_interval_margin_and_paper(found):
-    own = [one for one in found if one.claim.system == "medklip"]
+    effects = [Effect((0, 1, 2), (0.5, 0.4, 0.6), (0.5 + i / 50, 0.41 + i / 50, 0.6 + i / 50)) for i in (9, 0, -9)]
+    claims = [one for one in found if one.claim.system == "medklip" and one.claim.comparison][:9]
+    controls = {"positive": "supported", "negative": "no difference", "collapsed": ()}
+    own = [replace(one, effect=effects[i % 3], **controls) for i, one in enumerate(claims)]
     axes = ledger.forest(own, "MedKLIP")
     shown = [one for one in own if one.effect and not one.collapsed]
     marks = [line for line in axes.lines if len(line.get_xdata()) == 1]
