@@ -16,6 +16,7 @@ from transformers import BertForMaskedLM, DataCollatorForLanguageModeling, PreTr
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from medvlp_lite.encoders.sentence import STORED_SIZE
 from medvlp_lite.encoders.text import END, MASK, PAD, START, UNKNOWN, ReportTokenizer, TextEncoder
 from medvlp_lite.phantom.corpus import SEEDS_APART
 from medvlp_lite.phantom.reports import write_report
@@ -56,7 +57,7 @@ def pretrain(
     if len(sentences) < batch_size:
         raise ValueError(f"a batch of {batch_size} needs at least as many sentences, got {len(sentences)}")
     torch.manual_seed(seed)
-    encoder = TextEncoder(tokenizer, (128, 1, 4), max_length)
+    encoder = TextEncoder(tokenizer, STORED_SIZE, max_length)
     model = BertForMaskedLM(encoder.bert.config).train()
     pieces = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tokenizer.definition), **SPECIAL)
     collator = DataCollatorForLanguageModeling(pieces, mlm_probability=0.15)

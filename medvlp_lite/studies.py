@@ -243,6 +243,10 @@ class StudyDataset:
         again.inputs = inputs
         return again
 
+    def with_studies(self, studies: Sequence[Study]) -> StudyDataset:
+        """Other studies, read as these are: the same size, entities and source of labels."""
+        return StudyDataset(studies, size=self.size, entities=self.entities, label_from=self.label_from)
+
     def subset(self, indices: Sequence[int]) -> StudyDataset:
         """The studies at ``indices``, with the same columns, images as far as they are read, and inputs."""
         rows = [int(i) for i in indices]

@@ -30,6 +30,7 @@ MINILM_SHA256 = {
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
 STORED = Path(__file__).parent / "data"
+STORED_SIZE = (128, 1, 4)  # of ``encoders.text.TextEncoder``
 WORD = re.compile(r"[a-z]+")
 Encode = Callable[[Sequence[str]], tuple[torch.Tensor, torch.Tensor]]
 
@@ -147,7 +148,7 @@ class SentenceEncoder:
         about = json.loads((folder / "similarity_text.json").read_text(encoding="utf-8"))
         state = {name: tensor.float() for name, tensor in load_file(folder / "similarity_text.safetensors").items()}
         encoder = TextEncoder(
-            ReportTokenizer(json.dumps(about["tokenizer"])), (128, 1, 4), max_length=about["max_length"]
+            ReportTokenizer(json.dumps(about["tokenizer"])), STORED_SIZE, max_length=about["max_length"]
         )
         encoder.load_state_dict(state)
         return cls(encoder.eval().requires_grad_(False))

@@ -55,8 +55,7 @@ def counterfactual(
 
 
 def _dataset(like: StudyDataset, patients: Sequence[Patient]) -> StudyDataset:
-    studies = [study_from_patient(patient, size=like.size) for patient in patients]
-    return StudyDataset(studies, size=like.size, entities=like.entities)
+    return like.with_studies([study_from_patient(patient, size=like.size) for patient in patients])
 
 
 def _split(values: dict[str, np.ndarray], place: int) -> dict[str, float]:

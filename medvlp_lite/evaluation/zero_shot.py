@@ -41,11 +41,12 @@ def recognition_table(data: Parts, scores: dict[str, np.ndarray], names: Sequenc
     """The same from scores (N, Q) of "val" and "test", whoever gave them."""
     labels = {part: getattr(data, part).labels for part in scores}
     table = auc_table(labels["test"], scores["test"], names, groups=patients_of(data.test))
+    at_val = mean_max_f1(labels, scores)
     return {
         "macro_auc": asdict(table.macro),
         "auc": {name: asdict(interval) for name, interval in table.per_class.items()},
-        "max_f1_threshold_from_val": mean_max_f1(labels, scores)["f1"],
-        "accuracy_threshold_from_val": mean_max_f1(labels, scores)["accuracy"],
+        "max_f1_threshold_from_val": at_val["f1"],
+        "accuracy_threshold_from_val": at_val["accuracy"],
         "max_f1_threshold_from_test": mean_max_f1(labels, scores, "test")["f1"],
     }
 

@@ -105,7 +105,17 @@ def with_labels(dataset: StudyDataset, fraction: float = 1.0, noise: float = 0.0
     moved = np.where(given == 0, 1, np.where(given == truth.max(), given - 1, given + step))
     given = np.where((given >= 0) & wrong, moved, given)
     studies = [replace(study, stage=None if k < 0 else int(k)) for study, k in zip(dataset.studies, given)]
-    return StudyDataset(studies, size=dataset.size, entities=dataset.entities, label_from=dataset.label_from)
+    return dataset.with_studies(studies)
+
+
+def shuffled_pairs(dataset: StudyDataset, seed: int, parts: Sequence[str] = ("report",)) -> StudyDataset:
+    """The same images, each with the ``parts`` of another study, drawn at random: a negative control for what reads them."""
+    order = np.random.default_rng(seed).permutation(len(dataset))
+    other = dict(zip(order.tolist(), np.roll(order, 1).tolist()))
+    return dataset.with_studies([
+        replace(study, **{part: getattr(dataset.studies[other[i]], part) for part in parts})
+        for i, study in enumerate(dataset.studies)
+    ])  # fmt: skip
 
 
 def split_custom(studies: Sequence[Study], seed: int = 0, size: int = IMAGE_SIZE) -> PhantomData:

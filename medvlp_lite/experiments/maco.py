@@ -8,16 +8,12 @@ of .95 instead of .98. Texts are means of tokens in all rows. Built in chapter 0
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from medvlp_lite.experiments.draws import PhantomData
+from medvlp_lite.experiments.draws import PhantomData, shuffled_pairs
 from medvlp_lite.experiments.profiles import Profile, Training
-from medvlp_lite.experiments.runner import Row, plain_start
+from medvlp_lite.experiments.runner import Row, plain_start, with_encoders
 from medvlp_lite.experiments.zero_shot import DRAW, STEPS
-from medvlp_lite.studies import StudyDataset
 from medvlp_lite.systems.base import System
 
 PAPER = {"text_pool": "mean", "affine": True, "trace_every": 20}
@@ -34,9 +30,7 @@ def from_pretraining(
 ) -> System:  # fmt: skip
     """The start of all rows, but the image side that this seed has pre-trained."""
     system = plain_start(row, data, profile, seed, parents)
-    for part in ("image_encoder", "decoder"):
-        getattr(system, part).load_state_dict(getattr(parents["image"], part).state_dict())
-    return system
+    return with_encoders(system, parents["image"], ("image_encoder", "decoder"))
 
 
 def transplanted(row: Row, data: PhantomData, profile: Profile, seed: int, parents: Mapping[str, System]) -> System:
@@ -44,14 +38,6 @@ def transplanted(row: Row, data: PhantomData, profile: Profile, seed: int, paren
     system = parents["system"]
     system.importance_score.load_state_dict(parents["weights"].importance_score.state_dict())
     return system
-
-
-def shuffled_pairs(row: Row, data: PhantomData, seed: int) -> StudyDataset:
-    """The training images, each with the report of another study."""
-    train, order = data.train, np.random.default_rng(seed).permutation(len(data.train))
-    reports = {int(here): train.reports[there] for here, there in zip(order, np.roll(order, 1))}
-    studies = [replace(study, report=reports[place]) for place, study in enumerate(train.studies)]
-    return StudyDataset(studies, size=train.size, entities=train.entities, label_from=train.label_from)
 
 
 def _pretraining(name: str, value: int, *more: str, **options: Any) -> Row:
@@ -98,7 +84,7 @@ ROWS = (
     _row("maco_hidden_75", 1, mask_ratio=0.75),
     _row("maco_pretrained", 2, how={"parents": {"image": "maco_hr"}, "start": from_pretraining}),
     # controls
-    _row("maco_shuffled", 3, how={"train_set": shuffled_pairs}),
+    _row("maco_shuffled", 3, how={"train_set": lambda row, data, seed: shuffled_pairs(data.train, seed)}),
     _row(
         "maco_transplanted", 1, training=STILL, weighting="none",
         how={"parents": {"system": "maco_contrastive", "weights": "maco"}, "start": transplanted},

@@ -6,14 +6,11 @@ Built in chapter 06_similarity_labels.
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from medvlp_lite.experiments.draws import PhantomData
+from medvlp_lite.experiments.draws import shuffled_pairs
 from medvlp_lite.experiments.profiles import Training
 from medvlp_lite.experiments.runner import Row
 from medvlp_lite.experiments.zero_shot import DRAW, SHARED, STEPS
 from medvlp_lite.phantom.patients import ENTITIES
-from medvlp_lite.studies import StudyDataset
 
 TRAINING = Training(2e-3, **STEPS)
 HARD = {"use_ssm": False, "use_iki": False}
@@ -23,18 +20,6 @@ SIMILARITY = {
 # The power at which the labels of training reports, differing in severity alone, are as alike as in the ontology: .47.
 POWERS = {"reports": 80, "minilm": 16}
 DIAL = {0: 0.0, 25: 0.25, 50: 0.5, 75: 0.75, 100: 1.0}  # similarity of mild and severe, in %
-
-
-def shuffled(row: Row, data: PhantomData, seed: int) -> StudyDataset:
-    """The training images, each with report and findings of another study."""
-    order = np.random.default_rng(seed).permutation(len(data.train))
-    other = dict(zip(order, np.roll(order, 1)))
-    studies = data.train.studies
-    wrong = [
-        replace(study, report=studies[other[i]].report, findings=studies[other[i]].findings)
-        for i, study in enumerate(studies)
-    ]
-    return StudyDataset(wrong, size=data.train.size, entities=data.train.entities, label_from=data.train.label_from)
 
 
 def _row(name: str, value: int, *more: str, train_set: Any = None, **options: Any) -> Row:
@@ -73,5 +58,9 @@ ROWS = (
     # the released loss, true triplets (positive control), and reports of other studies (negative control)
     _row("medfilip_scaled", 1, mse_on="scaled", **SIMILARITY["ontology"]),
     _row("medfilip_ontology_truth", 2, triplets="truth", **SIMILARITY["ontology"]),
-    _row("medfilip_shuffled", 2, train_set=shuffled),
+    _row(
+        "medfilip_shuffled",
+        2,
+        train_set=lambda row, data, seed: shuffled_pairs(data.train, seed, ("report", "findings")),
+    ),
 )

@@ -1,12 +1,9 @@
 """MSK-PT's first stage with and without its parts, and how often reports repeat. Built in chapter 07_prototype_alignment."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from medvlp_lite.experiments.draws import Draw, PhantomData
+from medvlp_lite.experiments.draws import Draw, shuffled_pairs
 from medvlp_lite.experiments.profiles import Training
 from medvlp_lite.experiments.runner import Row
 from medvlp_lite.experiments.zero_shot import SHARED, STEPS
@@ -22,14 +19,6 @@ CATEGORIES: dict[str, dict[str, Any]] = {
     "mskpt_supervised": {"token_weight": 0.0, "prototypes": "supervised"},
 }
 """Whole pairs alone, then with categories: learned without labels, one per stage, or every pair of a stage as a positive."""
-
-
-def shuffled(row: Row, data: PhantomData, seed: int) -> StudyDataset:
-    """The training studies, each with the report of another one drawn at random: nothing can be learned from such pairs."""
-    train = data.train
-    order = np.random.default_rng(seed).permutation(len(train))
-    studies = [replace(study, report=train.studies[i].report) for study, i in zip(train.studies, order)]
-    return StudyDataset(studies, size=train.size, entities=train.entities, label_from=train.label_from)
 
 
 def _row(name: str, value: int, train_set: Callable[..., StudyDataset] | None = None, **options: Any) -> Row:
@@ -50,5 +39,5 @@ ROWS = (
     _row("mskpt_labels", 3, label_weight=1.0),
     _row("mskpt_global_labels", 2, **GLOBAL, label_weight=1.0),
     _row("mskpt_batch_tokens", 2, tokens="batch"),
-    _row("mskpt_shuffled", 2, shuffled),
+    _row("mskpt_shuffled", 2, lambda row, data, seed: shuffled_pairs(data.train, seed)),
 )

@@ -53,12 +53,12 @@ def plain_start(row: Row, data: PhantomData, profile: Profile, seed: int, parent
     return with_encoders(build_system(row.system, parent.tokenizer, row.options, profile), parent)
 
 
-def with_encoders(system: System, parent: System) -> System:
-    """The system with the weights of those encoders of ``parent`` that are of its kinds; it may take the first layers alone.
+def with_encoders(system: System, parent: System, parts: Sequence[str] = ENCODERS) -> System:
+    """The system with the weights of those ``parts`` of ``parent`` that are of its kinds; it may take the first layers alone.
 
-    Raises ValueError when an encoder of the same kind has another size.
+    Raises ValueError when a part of the same kind has another size.
     """
-    for part in ENCODERS:
+    for part in parts:
         own, other = getattr(system, part, None), getattr(parent, part, None)
         if own is not None and type(own) is type(other):
             known = other.state_dict()

@@ -10,7 +10,7 @@ import torch
 from medvlp_lite.experiments import mskpt
 from medvlp_lite.experiments.draws import PhantomData, with_labels
 from medvlp_lite.experiments.profiles import Profile, Training, build_system
-from medvlp_lite.experiments.runner import Row, with_encoders
+from medvlp_lite.experiments.runner import Row, plain_start
 from medvlp_lite.experiments.zero_shot import SHARED, STEPS
 from medvlp_lite.records.record import RunRecord
 from medvlp_lite.studies import StudyDataset
@@ -62,8 +62,7 @@ def start(row: Row, data: PhantomData, profile: Profile, seed: int, parents: Map
     """
     given, side = labelled(row, data, seed), data.train.size
     if "teacher" not in parents:
-        system = build_system(row.system, data.tokenizer(), row.options, profile).balance(given.stages)
-        return with_encoders(system, parents["start"]) if "start" in parents else system
+        return plain_start(row, data, profile, seed, parents).balance(given.stages)
     teacher = parents["teacher"]
     width = teacher.eval().embed_images(torch.zeros(1, 1, side, side, device=teacher.device)).shape[1]
     system = build_system(row.system, teacher.tokenizer, {**row.options, "width": width}, profile)

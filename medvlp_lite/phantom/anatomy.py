@@ -81,6 +81,10 @@ class Outline:
             )
         return np.minimum(edge + sign * self.shift, self.outer(side, v) - 0.006)  # the heart stays in the rib cage
 
+    def spine(self, v: np.ndarray | float) -> np.ndarray:
+        """u of the middle of the spine at height v."""
+        return self.a.bend * np.sin((v - 0.15) * 6.0)
+
     def curve(self, name: str, side: str, ticks: np.ndarray) -> np.ndarray:
         """``outer``, ``inner``, ``silhouette`` (over v) or ``dome`` (over w) of one side at all ``ticks``, computed once."""
         key = (name, side, len(ticks))
@@ -251,7 +255,7 @@ def _stripes(phase: np.ndarray, share: float) -> np.ndarray:
 
 def _add_spine(frame: Frame, outline: Outline, image: np.ndarray) -> None:
     a, v, window = outline.a, frame.along_v, frame.window(-0.1, 0.1, -0.1, 1.1)
-    x = np.abs(frame.u[window] - frame.by_v(a.bend * np.sin((v - 0.15) * 6.0), window))
+    x = np.abs(frame.u[window] - frame.by_v(outline.spine(v), window))
     period = (v - 0.02) / 0.052
     phase = period - np.floor(period)
     body = ramp(0.036 - x, 0.014) * frame.by_v(

@@ -173,8 +173,7 @@ def _in_heart(s: Spot) -> tuple[float, float]:
 
 def _at_spine(s: Spot) -> tuple[float, float]:
     v = 0.28 + 0.052 * (s.index // 2 + 0.9)
-    bend = s.scene.outline.a.bend * np.sin((v - 0.15) * 6.0)
-    return float(bend) + (-1, 1)[s.index % 2] * 0.036, v + 0.004 * s.draw[1]
+    return float(s.scene.outline.spine(v)) + (-1, 1)[s.index % 2] * 0.036, v + 0.004 * s.draw[1]
 
 
 def _at_rib(s: Spot) -> tuple[float, float]:
@@ -252,7 +251,7 @@ def _outline(scene: Scene, spec: FindingSpec, row: dict, side: str, rng: np.rand
         own = scene.w(side, everywhere) > 0.05
         return [(everywhere, (np.abs(frame.v - top) < 0.015) & own & (frame.w < outline.a.lung_width))]
     if site == "spine":
-        middle = frame.by_v(outline.a.bend * np.sin((frame.along_v - 0.15) * 6.0))
+        middle = frame.by_v(outline.spine(frame.along_v))
         return [(everywhere, (np.abs(frame.u - middle) < 0.036) & (frame.v > 0.15) & (frame.v < 0.85))]
     left, right = (frame.by_v(outline.curve("silhouette", s, frame.along_v)) for s in ("left", "right"))
     inside = (frame.u < left) & (frame.u > -right) & (frame.v > 0.2) & (frame.v < (0.85 if spec.side else 0.5))

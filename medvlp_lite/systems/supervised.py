@@ -61,16 +61,17 @@ class Supervised(System):
         if self.config.labels == "truth" and batch.entities != self.config.entities:
             raise ValueError(f"this system knows {self.config.entities} but the batch labels {batch.entities}")
         labels = batch.inputs["labels"] if self.config.labels == "filter" else batch.labels
-        return LossTerms({"existence": existence_loss(self._answer(batch.images)[0], labels)})
+        return LossTerms({"existence": existence_loss(self._logits(batch.images), labels)})
 
-    def _answer(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (B, E), and maps (B, E, h, w): of class activation, or of attention."""
+    def _logits(self, images: torch.Tensor) -> torch.Tensor:
         local = self.image_encoder(images)
         if self.config.head == "linear":
-            return self.head(local.mean(dim=(2, 3))), torch.einsum("bchw,ec->behw", local, self.head.weight)
-        maps = self.attention(local).flatten(2).softmax(dim=-1).unflatten(-1, local.shape[2:])
-        pooled = torch.einsum("behw,bchw->bec", maps, local)
-        return (pooled * self.head.weight).sum(dim=-1) + self.head.bias, maps
+            return self.head(local.mean(dim=(2, 3)))
+        pooled = torch.einsum("behw,bchw->bec", self._attend(local), local)
+        return (pooled * self.head.weight).sum(dim=-1) + self.head.bias
+
+    def _attend(self, local: torch.Tensor) -> torch.Tensor:
+        return self.attention(local).flatten(2).softmax(dim=-1).unflatten(-1, local.shape[2:])
 
     def embed_images(self, images: torch.Tensor) -> torch.Tensor:
         return F.normalize(self.image_encoder(images).mean(dim=(2, 3)), dim=-1)
@@ -85,7 +86,11 @@ class Supervised(System):
         return [self.config.entities.index(query.name) for query in queries]
 
     def score(self, images: torch.Tensor, queries: Sequence[Query]) -> torch.Tensor:
-        return self._answer(images)[0][:, self._columns(queries)]
+        return self._logits(images)[:, self._columns(queries)]
 
     def heatmap(self, images: torch.Tensor, queries: Sequence[Query]) -> torch.Tensor:
-        return self._answer(images)[1][:, self._columns(queries)]
+        """Class activation (B, Q, h, w), or the attention of the entity."""
+        local = self.image_encoder(images)
+        linear = self.config.head == "linear"
+        maps = torch.einsum("bchw,ec->behw", local, self.head.weight) if linear else self._attend(local)
+        return maps[:, self._columns(queries)]

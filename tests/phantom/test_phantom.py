@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from healthy_phantoms import grey, healthy
 from scipy.ndimage import binary_dilation, zoom
 
 from medvlp_lite.phantom import (
@@ -31,14 +32,6 @@ from medvlp_lite.studies import SEVERITIES
 
 EVERY = (*ENTITIES, UNSEEN)
 DEFORMING = ("cardiomegaly", "atelectasis", "effusion")
-
-
-def healthy(seed: int, **options):
-    return sample_patient(seed, prevalence=0.0, devices=False, **options)
-
-
-def grey(patient, size=96):
-    return render(patient, size).image.astype(float)
 
 
 def centre(mask):

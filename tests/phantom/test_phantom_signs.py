@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from healthy_phantoms import grey, healthy
 from scipy.ndimage import binary_dilation
 
 from medvlp_lite.phantom import (
@@ -33,14 +34,6 @@ from medvlp_lite.studies import SEVERITIES
 
 GRADED = [name for name in SIGNS if name not in DEVICES]
 LOCAL = [name for name in GRADED if SIGN_ROWS[name]["kind"] == "pieces"]
-
-
-def healthy(seed: int, **options):
-    return sample_patient(seed, prevalence=0.0, devices=False, **options)
-
-
-def grey(patient, size=96):
-    return render(patient, size).image.astype(float)
 
 
 def test_at_least_forty_entities_can_be_asked():
