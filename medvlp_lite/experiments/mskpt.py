@@ -22,6 +22,7 @@ CATEGORIES: dict[str, dict[str, Any]] = {
     "mskpt_supervised": {"token_weight": 0.0, "prototypes": "supervised"},
 }
 """Whole pairs alone, then with categories: learned without labels, one per stage, or every pair of a stage as a positive."""
+REPEATED = (0.25, 0.5, 0.75, 1.0)  # shares of reports that repeat word for word; the rows above have 0
 
 
 def shuffled(row: Row, data: PhantomData, seed: int) -> StudyDataset:
@@ -32,9 +33,11 @@ def shuffled(row: Row, data: PhantomData, seed: int) -> StudyDataset:
     return StudyDataset(studies, size=train.size, entities=train.entities, label_from=train.label_from)
 
 
-def _row(name: str, value: int, train_set: Callable[..., StudyDataset] | None = None, **options: Any) -> Row:
+def _row(
+    name: str, value: int, train_set: Callable[..., StudyDataset] | None = None, draw: Draw = DRAW, **options: Any
+) -> Row:
     return Row(
-        name, "mskpt", DRAW, TRAINING, ("stage one",), options=options, validation="purity",
+        name, "mskpt", draw, TRAINING, ("stage one",), options=options, validation="purity",
         headline=("purity", "probe/accuracy"), value=value, parents=SHARED, **({"train_set": train_set} if train_set else {}),
     )  # fmt: skip
 
@@ -51,4 +54,14 @@ ROWS = (
     _row("mskpt_global_labels", 2, **GLOBAL, label_weight=1.0),
     _row("mskpt_batch_tokens", 2, tokens="batch"),
     _row("mskpt_shuffled", 2, shuffled),
+    *(
+        _row(
+            f"{name}_repeat_{share:.0%}".rstrip("%"),
+            2 if share == 1 else 1,
+            draw=replace(DRAW, repeat=share),
+            **options,
+        )
+        for share in REPEATED
+        for name, options in CATEGORIES.items()
+    ),
 )
