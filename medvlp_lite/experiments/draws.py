@@ -51,9 +51,13 @@ def phantom_data(studies: int, seed: int = 0, size: int = IMAGE_SIZE) -> Phantom
 
 
 @lru_cache(maxsize=2)
-def screening_data(studies: int, seed: int = 0, size: int = IMAGE_SIZE) -> PhantomData:
-    """Phantoms of a pneumoconiosis screening: four stages in unequal shares, other findings in 8 % each."""
-    drawn = make_studies(studies, seed=seed, size=size, prevalence=COMORBIDITY, stage_prevalence=STAGE_SHARES)
+def screening_data(studies: int, seed: int = 0, size: int = IMAGE_SIZE, repeat: float = 0.0) -> PhantomData:
+    """Phantoms of a pneumoconiosis screening: four stages in unequal shares, other findings in 8 % each.
+
+    A share ``repeat`` of the reports tells the stage alone, word for word.
+    """
+    shares = {"prevalence": COMORBIDITY, "stage_prevalence": STAGE_SHARES, "repeat": repeat}
+    drawn = make_studies(studies, seed=seed, size=size, **shares)
     return _in_parts(drawn, size, seed)
 
 
@@ -71,6 +75,7 @@ class Draw:
     screening: bool = False
     labels: float = 1.0  # share of the training stages that are told
     noise: float = 0.0  # share of those that are a neighbour's
+    repeat: float = 0.0  # share of a screening's reports that repeat word for word
     seed: int = 0  # of the draw of seed 0; the others follow it
 
     def studies(self, profile: Profile) -> int:
@@ -79,7 +84,8 @@ class Draw:
 
     def data(self, profile: Profile, size: int, seed: int = 0) -> PhantomData:
         """The phantoms of a seed, which has a draw of its own, with all labels; the same object for rows that share a draw."""
-        return (screening_data if self.screening else phantom_data)(self.studies(profile), self.seed + seed, size)
+        drawn = self.studies(profile), self.seed + seed, size
+        return screening_data(*drawn, self.repeat) if self.screening else phantom_data(*drawn)
 
     def definition(self, profile: Profile, size: int) -> dict[str, Any]:
         """What decides the draw, with the number that is really drawn."""

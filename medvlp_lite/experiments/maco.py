@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from medvlp_lite.experiments.draws import PhantomData, shuffled_pairs
+from medvlp_lite.experiments.draws import PhantomData
 from medvlp_lite.experiments.profiles import Profile, Training
-from medvlp_lite.experiments.runner import Row, plain_start, with_encoders
+from medvlp_lite.experiments.runner import Row, plain_start, shuffled, with_encoders
 from medvlp_lite.experiments.zero_shot import DRAW, STEPS
 from medvlp_lite.systems.base import System
 
@@ -84,7 +84,7 @@ ROWS = (
     _row("maco_hidden_75", 1, mask_ratio=0.75),
     _row("maco_pretrained", 2, how={"parents": {"image": "maco_hr"}, "start": from_pretraining}),
     # controls
-    _row("maco_shuffled", 3, how={"train_set": lambda row, data, seed: shuffled_pairs(data.train, seed)}),
+    _row("maco_shuffled", 3, how={"train_set": shuffled}),
     _row(
         "maco_transplanted", 1, training=STILL, weighting="none",
         how={"parents": {"system": "maco_contrastive", "weights": "maco"}, "start": transplanted},

@@ -3,12 +3,10 @@
 Built in chapter 06_similarity_labels.
 """
 
-from dataclasses import replace
 from typing import Any
 
-from medvlp_lite.experiments.draws import shuffled_pairs
 from medvlp_lite.experiments.profiles import Training
-from medvlp_lite.experiments.runner import Row
+from medvlp_lite.experiments.runner import Row, shuffled, whole
 from medvlp_lite.experiments.zero_shot import DRAW, SHARED, STEPS
 from medvlp_lite.phantom.patients import ENTITIES
 
@@ -22,14 +20,13 @@ POWERS = {"reports": 80, "minilm": 16}
 DIAL = {0: 0.0, 25: 0.25, 50: 0.5, 75: 0.75, 100: 1.0}  # similarity of mild and severe, in %
 
 
-def _row(name: str, value: int, *more: str, train_set: Any = None, **options: Any) -> Row:
-    measures = ("recognition", "grounding", "explained", "text types", *more)
-    row = Row(
-        name, "medfilip", DRAW, TRAINING, measures, options={"categories": ENTITIES, **options},
-        validation="macro_auc",
-        headline=("macro_auc/value", "multi/f1", "fine/f1"), value=value, parents=SHARED,
+def _row(name: str, value: int, *more: str, train_set: Any = whole, **options: Any) -> Row:
+    return Row(
+        name, "medfilip", DRAW, TRAINING, ("recognition", "grounding", "explained", "text types", *more),
+        options={"categories": ENTITIES, **options}, parents=SHARED, train_set=train_set, validation="macro_auc",
+        headline=("macro_auc/value", "multi/f1", "fine/f1"), value=value,
+        needs="text" if options.get("similarity_model") == "minilm" else "",
     )  # fmt: skip
-    return replace(row, train_set=train_set) if train_set else row
 
 
 ROWS = (
@@ -58,9 +55,5 @@ ROWS = (
     # the released loss, true triplets (positive control), and reports of other studies (negative control)
     _row("medfilip_scaled", 1, mse_on="scaled", **SIMILARITY["ontology"]),
     _row("medfilip_ontology_truth", 2, triplets="truth", **SIMILARITY["ontology"]),
-    _row(
-        "medfilip_shuffled",
-        2,
-        train_set=lambda row, data, seed: shuffled_pairs(data.train, seed, ("report", "findings")),
-    ),
+    _row("medfilip_shuffled", 2, train_set=shuffled),
 )

@@ -1,11 +1,12 @@
 """MSK-PT's first stage with and without its parts, and how often reports repeat. Built in chapter 07_prototype_alignment."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from medvlp_lite.experiments.draws import Draw, shuffled_pairs
+from medvlp_lite.experiments.draws import Draw
 from medvlp_lite.experiments.profiles import Training
-from medvlp_lite.experiments.runner import Row
+from medvlp_lite.experiments.runner import Row, shuffled, whole
 from medvlp_lite.experiments.zero_shot import SHARED, STEPS
 from medvlp_lite.studies import StudyDataset
 
@@ -19,12 +20,13 @@ CATEGORIES: dict[str, dict[str, Any]] = {
     "mskpt_supervised": {"token_weight": 0.0, "prototypes": "supervised"},
 }
 """Whole pairs alone, then with categories: learned without labels, one per stage, or every pair of a stage as a positive."""
+REPEATED = (0.5, 1.0)  # shares of reports that repeat word for word; the rows above have 0
 
 
-def _row(name: str, value: int, train_set: Callable[..., StudyDataset] | None = None, **options: Any) -> Row:
+def _row(name: str, value: int, draw: Draw = DRAW, train_set: Callable[..., StudyDataset] = whole, **options: Any) -> Row:
     return Row(
-        name, "mskpt", DRAW, TRAINING, ("stage one",), options=options, validation="purity",
-        headline=("purity", "probe/accuracy"), value=value, parents=SHARED, **({"train_set": train_set} if train_set else {}),
+        name, "mskpt", draw, TRAINING, ("stage one",), options=options, validation="purity",
+        headline=("purity", "probe/accuracy"), value=value, parents=SHARED, train_set=train_set,
     )  # fmt: skip
 
 
@@ -39,5 +41,10 @@ ROWS = (
     _row("mskpt_labels", 3, label_weight=1.0),
     _row("mskpt_global_labels", 2, **GLOBAL, label_weight=1.0),
     _row("mskpt_batch_tokens", 2, tokens="batch"),
-    _row("mskpt_shuffled", 2, lambda row, data, seed: shuffled_pairs(data.train, seed)),
+    _row("mskpt_shuffled", 2, train_set=shuffled),
+    *(
+        _row(f"{name}_repeat_{share:.0%}".rstrip("%"), 2, draw=replace(DRAW, repeat=share), **CATEGORIES[name])
+        for share in REPEATED
+        for name in ("mskpt_global", "mskpt_no_token", "mskpt_class")
+    ),
 )

