@@ -87,7 +87,11 @@ class Row:
 
     def data(self, profile: Profile, seed: int = 0) -> PhantomData:
         """The row's phantoms at a profile: each seed has a draw of its own."""
-        return self.draw.data(profile, profile.options(self.system)["image_size"], seed)
+        return self.draw.data(profile, self.image_size(profile), seed)
+
+    def image_size(self, profile: Profile) -> int:
+        """The side of the row's images in pixels: its own, or its profile's."""
+        return {**profile.options(self.system), **self.options}["image_size"]
 
 
 ROWS: dict[str, Row] = {}
@@ -106,7 +110,7 @@ def training_definition(row: Row, profile: Profile) -> dict[str, Any]:
     return {
         "system": row.system,
         "config": system_config(row.system, row.options, profile),
-        "draw": row.draw.definition(profile, profile.options(row.system)["image_size"]),
+        "draw": row.draw.definition(profile, row.image_size(profile)),
         "training": asdict(row.training.config(profile)),
         "words": list(row.words),
         "validation": row.validation,
