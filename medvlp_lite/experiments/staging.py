@@ -109,6 +109,11 @@ ROWS = (
     *(_scratch(f"staging_scratch_n{count}", labels=share) for count, share in FEW.items()),
     _scratch("staging_supervised", parents=SUPERVISED),
     *(_scratch(f"staging_supervised_n{count}", labels=share, parents=SUPERVISED) for count, share in FEW.items()),
+    *(
+        _scratch(f"staging_{name}_{size}", image_encoder=encoder, image_size=size, parents={})
+        for name, encoder in (("resnet", "resnet_lite"), ("vit", "vit_lite"))
+        for size in (112, 224)
+    ),
     _scratch("staging_mean_pooling", 1, pooling="mean"),
     *(
         _row(f"staging_noise_{share}_{weight}", 1, noise=share / 100, weight=weight, **ALONE, **options)

@@ -227,3 +227,11 @@ def test_a_held_out_finding_is_told_under_no_other_name(entity):
         told += (whole[:, place] == 1).any()
         assert np.array_equal(np.delete(whole, place, axis=1), part, equal_nan=True)
     assert told, "some report speaks of it"
+
+
+def test_a_row_draws_images_of_its_own_size():
+    row = ROWS["staging_vit_224"]
+    assert row.image_size(LONG) == 224 and ROWS["staging"].image_size(LONG) == LONG.image_size
+    assert row.data(TINY).train.size == 224
+    system = row.start(row, row.data(TINY), TINY, 0, {})
+    assert system.probabilities(torch.zeros(1, 1, 224, 224)).shape == (1, 4)
