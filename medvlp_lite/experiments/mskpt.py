@@ -23,7 +23,9 @@ CATEGORIES: dict[str, dict[str, Any]] = {
 REPEATED = (0.5, 1.0)  # shares of reports that repeat word for word; the rows above have 0
 
 
-def _row(name: str, value: int, draw: Draw = DRAW, train_set: Callable[..., StudyDataset] = whole, **options: Any) -> Row:
+def _row(
+    name: str, value: int, draw: Draw = DRAW, train_set: Callable[..., StudyDataset] = whole, **options: Any
+) -> Row:
     return Row(
         name, "mskpt", draw, TRAINING, ("stage one",), options=options, validation="purity",
         headline=("purity", "probe/accuracy"), value=value, parents=SHARED, train_set=train_set,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import traceback
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from multiprocessing import connection, get_all_start_methods, get_context, parent_process
@@ -45,21 +46,29 @@ def states(profile: Profile, folder: Path | None = None) -> dict[str, str]:
     return {name: stale(row, load_record(name, profile.name, folder), profile) for name, row in ROWS.items()}
 
 
-def schedule(rows: Iterable[Row], profile: Profile, out: Path) -> list[Row]:
-    """The rows to run, parents before children: those without a fresh record, and parents whose weights are not at hand."""
-    order: dict[str, Row] = {}
+Job = tuple[Row, int]  # a row and a seed
 
-    def add(row: Row, needed: bool) -> None:
+
+def schedule(rows: Iterable[Row], profile: Profile, out: Path) -> list[Job]:
+    """The seeds to run, all rows at one seed before the next, parents before children: those without a fresh record, and parents
+    whose weights are not at hand.
+    """
+    order: dict[tuple[str, int], Job] = {}
+
+    def add(row: Row, seed: int, needed: bool) -> None:
         done = not stale(row, load_record(row.name, profile.name, out), profile)
-        weights = all((place_of(out, row, profile, seed) / "weights").is_dir() for seed in row.seeds_at(profile))
-        if row.name in order or (done and (weights or not needed)):
+        weights = (place_of(out, row, profile, seed) / "weights").is_dir()
+        if (row.name, seed) in order or (done and (weights or not needed)):
             return
-        for parent in row.parents.values():
-            add(row_of(parent), needed=True)
-        order[row.name] = row
+        for parent in parents_of((row, seed), profile):
+            add(*parent, needed=True)
+        order[row.name, seed] = row, seed
 
-    for row in rows:
-        add(row, needed=False)
+    rows = list(rows)
+    for seed in range(profile.seeds):
+        for row in rows:
+            if seed in row.seeds_at(profile):
+                add(row, seed, needed=False)
     return list(order.values())
 
 
@@ -67,54 +76,134 @@ def reproduce(
     profile: Profile, patterns: Sequence[str] = ("*",), *, jobs: int = 1, hours: float | None = None,
     out: Path, log: Log = print,
 ) -> list[str]:  # fmt: skip
-    """Run every selected row whose record in ``out`` is missing or stale, each in a niced process with one thread.
+    """Run every seed of the selected rows whose record in ``out`` is missing or stale, in niced processes with one thread each.
 
-    After ``hours`` what runs is stopped, to go on from its last checkpoint next time. A row that needs an extra which is not
-    installed is skipped. Returns the names of the other rows without a fresh record. Raises ValueError for a pattern that fits no row.
+    A record is written as soon as one seed is done, and again with each further one. After ``hours`` what runs is stopped, to go
+    on from its last checkpoint next time. A row that needs an extra which is not installed is skipped. Returns the names of the
+    other rows without a fresh record. Raises ValueError for a pattern that fits no row.
     """
-    waiting, running, failed = schedule(selected(patterns), profile, out), {}, []
-    for row in [row for row in waiting if not row.runnable]:
-        waiting.remove(row)
+    rows, failed = selected(patterns), set()
+    for row in [row for row in rows if not row.runnable]:
+        rows.remove(row)
         log(f"{row.name}: skipped, it needs the extra `{row.needs}`: pip install medvlp-lite[{row.needs}]")
-    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
-    context.set_forkserver_preload(PRELOADED)
+    waiting = schedule(rows, profile, out)
+    names = list(dict.fromkeys(row.name for row, _ in waiting))
     end = time.monotonic() + 3600 * hours if hours else float("inf")
-    log(f"{len(waiting)} rows to run: {', '.join(row.name for row in waiting)}" if waiting else "every record is there")
+    log(f"{len(waiting)} seeds to run, of {', '.join(names)}" if waiting else "every record is there")
     os.environ.update({**dict.fromkeys(THREADS, "1"), "TOKENIZERS_PARALLELISM": "false"})
-    while (waiting or running) and time.monotonic() < end:
-        left = {row.name for row in waiting} | set(running)
-        ready = [row for row in waiting if not left & set(row.parents.values())]
-        for row in ready[: jobs - len(running)]:
-            waiting.remove(row)
-            if lost := set(failed) & set(row.parents.values()):
-                log(f"{row.name}: not run, {', '.join(lost)} failed")
-                failed.append(row.name)
-                continue
-            running[row.name] = context.Process(target=_work, args=(row.name, profile, out), daemon=True)
-            running[row.name].start()
-        if running:
+    workers = [_Worker(profile, out) for _ in range(min(jobs, len(waiting)))]
+    while (waiting or any(worker.job for worker in workers)) and time.monotonic() < end:
+        for worker in workers:
+            if not worker.job and (job := _next(waiting, workers, failed, profile, log)):
+                worker.start(job)
+        busy = [worker for worker in workers if worker.job]
+        if busy:
             pause = min(5.0, max(0.0, end - time.monotonic()))
-            connection.wait([process.sentinel for process in running.values()], timeout=pause)
-        for name in [name for name, process in running.items() if not process.is_alive()]:
-            code = running.pop(name).exitcode
-            log(
-                f"{name}: {'done' if not code else f'failed with exit code {code}'}; {len(waiting) + len(running)} left"
+            connection.wait(
+                [handle for worker in busy for handle in (worker.pipe, worker.process.sentinel)], timeout=pause
             )
-            failed += [name] if code else []
-    for process in running.values():
-        process.kill()
-    return [*failed, *running, *(row.name for row in waiting)]
+        for worker in busy:
+            if result := worker.result():
+                row, seed = worker.finish()
+                log(f"{row.name}, seed {seed}: {result}; {len(waiting) + sum(bool(one.job) for one in workers)} left")
+                failed |= {(row.name, seed)} if result != DONE else set()
+                if result == DONE:
+                    _publish_done(row, profile, out)
+    for worker in workers:
+        worker.stop()
+    return [name for name in names if stale(row_of(name), load_record(name, profile.name, out), profile)]
 
 
-def _work(name: str, profile: Profile, out: Path) -> None:
-    """One row in a process of its own, which ends at once when the one that started it does."""
+def parents_of(job: Job, profile: Profile) -> list[Job]:
+    """What a seed of a row starts from: the same seed of its parents, or seed 0 of one that has fewer."""
+    rows = [row_of(name) for name in job[0].parents.values()]
+    return [(row, job[1] if job[1] in row.seeds_at(profile) else 0) for row in rows]
+
+
+def _next(waiting: list[Job], workers: Sequence[_Worker], failed: set, profile: Profile, log: Log) -> Job | None:
+    """Take the first job whose parents are neither waiting nor running; those whose parents failed are dropped."""
+    unfinished = {(row.name, seed) for row, seed in [*waiting, *(worker.job for worker in workers if worker.job)]}
+    for job in list(waiting):
+        parents = {(row.name, seed) for row, seed in parents_of(job, profile)}
+        if lost := failed & parents:
+            waiting.remove(job)
+            failed.add((job[0].name, job[1]))
+            unfinished.discard((job[0].name, job[1]))
+            log(f"{job[0].name}, seed {job[1]}: not run, {', '.join(name for name, _ in lost)} failed")
+        elif not parents & unfinished:
+            waiting.remove(job)
+            return job
+    return None
+
+
+def _publish_done(row: Row, profile: Profile, out: Path) -> None:
+    """Write the record of the seeds that are done."""
+    run_row(
+        row,
+        profile,
+        out,
+        [seed for seed in row.seeds_at(profile) if (place_of(out, row, profile, seed) / "run.json").is_file()],
+    )
+
+
+DONE = "done"
+
+
+class _Worker:
+    """A process that runs one seed after the other, and keeps what it has drawn; a new one takes the place of one that died."""
+
+    def __init__(self, profile: Profile, out: Path):
+        self.profile, self.out, self.job, self.process, self.pipe = profile, out, None, None, None
+
+    def start(self, job: Job) -> None:
+        """Give it a seed of a row to run."""
+        if not (self.process and self.process.is_alive()):
+            context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+            context.set_forkserver_preload(PRELOADED)
+            self.pipe, other = context.Pipe()
+            self.process = context.Process(target=_work, args=(other, self.profile, self.out), daemon=True)
+            self.process.start()
+            other.close()
+        self.job = job
+        self.pipe.send((job[0].name, job[1]))
+
+    def result(self) -> str:
+        """What became of the job, or "" while it runs."""
+        try:
+            if self.pipe.poll():
+                return self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join()
+        return "" if self.process.is_alive() else f"failed with exit code {self.process.exitcode}"
+
+    def finish(self) -> Job:
+        """The job that has ended; the worker is free for another."""
+        job, self.job = self.job, None
+        return job
+
+    def stop(self) -> None:
+        """End the process at once."""
+        if self.process:
+            self.process.kill()
+            self.process.join()
+
+
+def _work(pipe: connection.Connection, profile: Profile, out: Path) -> None:
+    """Run the seeds that come through the pipe, in a process that ends at once when the one that started it does."""
     import torch
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if hasattr(os, "nice"):
         os.nice(10)
     torch.set_num_threads(1)
-    run_row(row_of(name), profile, out)
+    while True:
+        name, seed = pipe.recv()
+        try:
+            run_seed(row_of(name), profile, seed, out)
+            pipe.send(DONE)
+        except Exception as error:
+            traceback.print_exc()
+            pipe.send(f"failed: {type(error).__name__}: {error}")
 
 
 def _end_with_parent() -> None:

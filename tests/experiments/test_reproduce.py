@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from medvlp_lite.experiments import ROWS, Profile, maco, reproduce, runner
+from medvlp_lite.experiments import ROWS, Profile, reproduce, runner
 from medvlp_lite.records.record import RunRecord
 
 TINY = Profile(studies=120, steps=8, batch_size=8, seeds=2, name="tiny")
@@ -64,27 +64,42 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_records(tmp_pat
     assert reproduce.schedule(reproduce.selected(NAMES), TINY, tmp_path / "killed") == []
 
 
-def test_the_order_is_by_value_with_parents_first(tmp_path):
-    rows = [
-        row.name for row in reproduce.schedule(reproduce.selected(["maco*", "convirt", "staging_25"]), TINY, tmp_path)
-    ]
-    assert set(rows) == {*(row.name for row in maco.ROWS), "convirt", "staging_25", "mskpt", "start"}
-    for name in rows:
-        assert all(rows.index(parent) < rows.index(name) for parent in ROWS[name].parents.values())
-    assert rows.index("maco") < rows.index("staging_25") < rows.index("maco_iid")
+def test_the_order_is_by_seed_then_value_with_parents_first(tmp_path):
+    chosen = reproduce.selected(["maco*", "convirt", "staging_25"])
+    jobs = [(row.name, seed) for row, seed in reproduce.schedule(chosen, TINY, tmp_path)]
+    assert {name for name, _ in jobs} == {*(row.name for row in chosen), "mskpt", "start"}
+    assert len(set(jobs)) == len(jobs) == sum(len(ROWS[name].seeds_at(TINY)) for name in {name for name, _ in jobs})
+    for row, seed in reproduce.schedule(chosen, TINY, tmp_path):
+        for parent, own in reproduce.parents_of((row, seed), TINY):
+            assert jobs.index((parent.name, own)) < jobs.index((row.name, seed))
+    assert (
+        jobs.index(("maco", 0)) < jobs.index(("staging_25", 0)) < jobs.index(("maco_iid", 0)) < jobs.index(("maco", 1))
+    )
     with pytest.raises(ValueError, match="no row fits 'gan'"):
         reproduce.selected(["convirt", "gan"])
+
+
+def test_two_workers_make_the_records_of_one_run_row_by_row(tmp_path):
+    """Whatever process runs a seed, the record is the same, and it is written after every seed."""
+    said = []
+    assert reproduce.reproduce(TINY, ["supervised_random"], jobs=2, out=tmp_path / "queue", log=said.append) == []
+    runner.run_row(ROWS["supervised_random"], TINY, tmp_path / "row")
+    queue, row = (RunRecord.load(tmp_path / at / "supervised_random-tiny.json") for at in ("queue", "row"))
+    for entry, same in zip(queue.metrics["runs"], row.metrics["runs"]):
+        assert abs(entry["macro_auc"]["value"] - same["macro_auc"]["value"]) < 1e-6
+    assert queue.seeds == row.seeds == [0, 1] and queue.data == row.data
+    assert sum("done" in line for line in said) == 2
 
 
 def test_a_row_that_fails_is_named_and_its_children_are_not_run(tmp_path, monkeypatch):
     monkeypatch.setenv("MEDVLP_CACHE", str(tmp_path))
     said = []
-    broken = replace(TINY, batch_size=100_000)
+    broken = replace(TINY, batch_size=100_000, seeds=1)
     left = reproduce.reproduce(broken, ["staging_25"], out=tmp_path, log=said.append)
     assert left == ["start", "mskpt", "staging_25"]
-    assert any("start: failed with exit code 1" in line for line in said)
-    assert any("mskpt: not run, start failed" in line for line in said)
-    assert any("staging_25: not run, mskpt failed" in line for line in said)
+    assert any(line.startswith("start, seed 0: failed: ValueError: a batch of") for line in said)
+    assert any("mskpt, seed 0: not run, start failed" in line for line in said)
+    assert any("staging_25, seed 0: not run, mskpt failed" in line for line in said)
 
 
 def test_hours_end_a_run_that_goes_on_later(tmp_path):
