@@ -20,7 +20,7 @@ from medvlp_lite.phantom.corpus import make_studies
 from medvlp_lite.phantom.patients import ENTITIES, UNSEEN
 from medvlp_lite.reports.knowledge import describe
 from medvlp_lite.studies import StudyDataset
-from medvlp_lite.systems.base import Query, System
+from medvlp_lite.systems.base import NORMAL, Query, System
 
 UNSEEN_STUDIES, UNSEEN_SEED = 400, 77
 
@@ -49,6 +49,33 @@ def recognition_table(data: Parts, scores: dict[str, np.ndarray], names: Sequenc
         "accuracy_threshold_from_val": at_val["accuracy"],
         "max_f1_threshold_from_test": mean_max_f1(labels, scores, "test")["f1"],
     }
+
+
+def prompts_of(name: str) -> dict[str, Query]:
+    """Ways to ask about a finding, by name: the standard question, with the description, and each of their sentences alone."""
+    standard, text = Query.about(name), describe(name)
+    described = {
+        "standard": standard,
+        "with description": Query.about(name, text),
+        "description": Query(name, (text,), NORMAL, text),
+    }
+    return described | {sentence: Query(name, (sentence,), NORMAL) for sentence in standard.positive}
+
+
+def chosen_prompts(system: System, data: Parts, names: Sequence[str] = ENTITIES) -> dict[str, Any]:
+    """Zero-shot recognition with the best of ``prompts_of`` for each finding, chosen by AUC on the validation part."""
+    asked = [prompts_of(name) for name in names]
+    queries = [query for prompts in asked for query in prompts.values()]
+    scores = {part: score_dataset(system, getattr(data, part), queries) for part in ("val", "test")}
+    width, columns, kept = len(asked[0]), [], {}
+    for place, (name, prompts) in enumerate(zip(names, asked)):
+        own, labels = range(width * place, width * (place + 1)), data.val.labels[:, place]
+        columns.append(max(own, key=lambda column: np.nan_to_num(auc(labels, scores["val"][:, column]))))
+        kept[name] = list(prompts)[columns[-1] % width]
+    labels = {part: getattr(data, part).labels for part in scores}
+    scores = {part: values[:, columns] for part, values in scores.items()}
+    table = auc_table(labels["test"], scores["test"], names, groups=patients_of(data.test))
+    return {"auc": asdict(table.macro), **mean_max_f1(labels, scores), "prompts": kept}
 
 
 def macro_auc_on_val(system: System, data: Parts) -> float:

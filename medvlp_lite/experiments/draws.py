@@ -69,28 +69,22 @@ def _in_parts(drawn: Sequence[Study], size: int, seed: int) -> PhantomData:
 
 @dataclass(frozen=True)
 class Draw:
-    """A row's phantoms: the profile's number up to ``cap``, but never less than a quarter of it."""
+    """A row's phantoms, as many as its profile says."""
 
-    cap: int | None = None
     screening: bool = False
     labels: float = 1.0  # share of the training stages that are told
     noise: float = 0.0  # share of those that are a neighbour's
     repeat: float = 0.0  # share of a screening's reports that repeat word for word
     seed: int = 0  # of the draw of seed 0; the others follow it
 
-    def studies(self, profile: Profile) -> int:
-        """How many phantoms are drawn at a profile."""
-        return max(min(profile.studies, self.cap or profile.studies), profile.studies // 4)
-
     def data(self, profile: Profile, size: int, seed: int = 0) -> PhantomData:
         """The phantoms of a seed, which has a draw of its own, with all labels; the same object for rows that share a draw."""
-        drawn = self.studies(profile), self.seed + seed, size
+        drawn = profile.studies, self.seed + seed, size
         return screening_data(*drawn, self.repeat) if self.screening else phantom_data(*drawn)
 
     def definition(self, profile: Profile, size: int) -> dict[str, Any]:
-        """What decides the draw, with the number that is really drawn."""
-        options = {key: value for key, value in asdict(self).items() if key != "cap"}
-        return {"studies": self.studies(profile), "image_size": size, **options}
+        """What decides the draw, with the number that is drawn."""
+        return {"studies": profile.studies, "image_size": size, **asdict(self)}
 
 
 def with_labels(dataset: StudyDataset, fraction: float = 1.0, noise: float = 0.0, seed: int = 0) -> StudyDataset:

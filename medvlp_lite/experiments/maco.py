@@ -13,13 +13,13 @@ from typing import Any
 from medvlp_lite.experiments.draws import PhantomData
 from medvlp_lite.experiments.profiles import Profile, Training
 from medvlp_lite.experiments.runner import Row, plain_start, shuffled, with_encoders
-from medvlp_lite.experiments.zero_shot import DRAW, STEPS
+from medvlp_lite.experiments.zero_shot import DRAW, SHARED
 from medvlp_lite.systems.base import System
 
 PAPER = {"text_pool": "mean", "affine": True, "trace_every": 20}
 BLOCK = 3  # side of the squares that are hidden together; chosen on training phantoms, encoders frozen (chapter 05)
 OURS = {"text_pool": "mean", "lam": None, "score_rate": 3.0, "trace_every": 20}
-TRAINING = Training(1e-3, weight_decay=0.05, **STEPS)
+TRAINING = Training(1e-3, weight_decay=0.05)
 STILL = Training(1e-12, share=0)  # one step that changes nothing
 ALIGNED = ("zero_shot", "grounding", "unseen", "phrases", "phrases on val", "sentences", "token probe", "weights")
 CONTROLLED = (*ALIGNED, "map controls")
@@ -28,9 +28,8 @@ CONTROLLED = (*ALIGNED, "map controls")
 def from_pretraining(
     row: Row, data: PhantomData, profile: Profile, seed: int, parents: Mapping[str, System]
 ) -> System:  # fmt: skip
-    """The start of all rows, but the image side that this seed has pre-trained."""
-    system = plain_start(row, data, profile, seed, parents)
-    return with_encoders(system, parents["image"], ("image_encoder", "decoder"))
+    """The tokenizer and the text encoder of the start of all rows, and a ViT that has learned to reconstruct."""
+    return with_encoders(plain_start(row, data, profile, seed, parents), parents["image"], ("image_encoder",))
 
 
 def transplanted(row: Row, data: PhantomData, profile: Profile, seed: int, parents: Mapping[str, System]) -> System:
@@ -40,11 +39,15 @@ def transplanted(row: Row, data: PhantomData, profile: Profile, seed: int, paren
     return system
 
 
+SHARED_VIT = {"parents": {**SHARED, "image": "start_vit"}, "start": from_pretraining}
+"""What every row starts from, unless its name says otherwise."""
+
+
 def _pretraining(name: str, value: int, *more: str, **options: Any) -> Row:
     return Row(
         name, "maco", DRAW, TRAINING, ("token probe", "reconstruction", *more),
         options={**PAPER, "trace_every": 0, "contrastive": False, **options}, validation="reconstruction_error",
-        headline=("probe/macro/value", "reconstruction/0.75"), value=value,
+        headline=("probe/macro/value", "reconstruction/0.75"), value=value, **SHARED_VIT,
     )  # fmt: skip
 
 
@@ -55,7 +58,7 @@ def _row(
     """A row that is asked in words; ``how`` names what else of it is not as in the others."""
     return Row(
         name, "maco", DRAW, training, measures, options={**base, **options}, validation="macro_auc",
-        headline=("macro_auc/value", "probe/macro/value"), value=value, **(how or {}),
+        headline=("macro_auc/value", "probe/macro/value"), value=value, **{**SHARED_VIT, **(how or {})},
     )  # fmt: skip
 
 
@@ -64,7 +67,7 @@ ROWS = (
     _pretraining("maco_mae", 2, hr=False),
     _pretraining("maco_hr", 2, "random token probe"),
     _row("maco_contrastive", 3, weighting="none"),
-    _row("maco", 3, measures=CONTROLLED),
+    _row("maco", 4, measures=(*CONTROLLED, "prompts", "counterfactual")),
     # masks x weighting; the arXiv version reconstructs what the encoder saw
     _row("maco_normalised", 3, measures=CONTROLLED, weighting="joint_normalised"),
     _row("maco_split", 2, weighting="split"),
@@ -82,7 +85,8 @@ ROWS = (
     _row("maco_temperature", 2, temperature_rate=300.0),
     _row("maco_no_affine", 2, affine=False),
     _row("maco_hidden_75", 1, mask_ratio=0.75),
-    _row("maco_pretrained", 2, how={"parents": {"image": "maco_hr"}, "start": from_pretraining}),
+    _row("maco_pretrained", 2, how={"parents": {**SHARED, "image": "maco_hr"}}),
+    _row("maco_random", 2, how={"parents": {}, "start": plain_start}),
     # controls
     _row("maco_shuffled", 3, how={"train_set": shuffled}),
     _row(

@@ -18,6 +18,7 @@ from medvlp_lite.evaluation.importance import map_controls, reconstruction_error
 from medvlp_lite.evaluation.inference import Parts, embed_dataset
 from medvlp_lite.evaluation.staging import macro_f1_on_val, staging_measures
 from medvlp_lite.evaluation.zero_shot import (
+    chosen_prompts,
     held_out,
     macro_auc_on_val,
     unseen_disease,
@@ -48,6 +49,7 @@ def _reconstruction(system: System, data: Parts, part: str = "test", limit: int 
 
 MEASURES: dict[str, Measure] = {
     "zero_shot": lambda system, data, seed: zero_shot(system, data),
+    "prompts": lambda system, data, seed: {"prompts": chosen_prompts(system, data)},
     "grounding": _grounding(150),
     "grounding of 60": _grounding(60),
     "unseen": lambda system, data, seed: {"unseen": unseen_disease(system, unseen_studies(size=data.test.size))},

@@ -7,10 +7,10 @@ from typing import Any
 
 from medvlp_lite.experiments.profiles import Training
 from medvlp_lite.experiments.runner import Row, shuffled, whole
-from medvlp_lite.experiments.zero_shot import DRAW, SHARED, STEPS
+from medvlp_lite.experiments.zero_shot import DRAW, SHARED
 from medvlp_lite.phantom.patients import ENTITIES
 
-TRAINING = Training(2e-3, **STEPS)
+TRAINING = Training(2e-3)
 HARD = {"use_ssm": False, "use_iki": False}
 SIMILARITY = {
     model: {"use_iki": False, "similarity_model": model} for model in ("reports", "words", "minilm", "ontology")
@@ -35,7 +35,7 @@ ROWS = (
     _row("medfilip_entity", 2, use_fg=False, **HARD),
     _row("medfilip_fine", 2, **HARD),
     _row("medfilip_ssm", 2, **SIMILARITY["reports"]),
-    _row("medfilip", 3, "label probe", "random probe"),
+    _row("medfilip", 4, "prompts", "label probe", "random probe", "counterfactual"),
     # other ideas of which labels are alike
     _row("medfilip_exact", 2, hard_labels="text", **HARD),
     _row("medfilip_words", 1, **SIMILARITY["words"]),

@@ -5,7 +5,7 @@ from typing import Any
 
 from medvlp_lite.experiments.profiles import Training
 from medvlp_lite.experiments.runner import Row
-from medvlp_lite.experiments.zero_shot import DRAW, HEADLINE, SHARED, STEPS
+from medvlp_lite.experiments.zero_shot import DRAW, HEADLINE, SHARED
 from medvlp_lite.phantom.patients import ENTITIES, SIGNS
 from medvlp_lite.reports.vocabulary import vocabulary
 
@@ -13,9 +13,10 @@ from medvlp_lite.reports.vocabulary import vocabulary
 # here takes them as they are, and as many images as the baseline sees in twice the steps: a decoder converges by their number.
 # The norm in the decoder and no dropout became the default after one seed on an earlier phantom, whose test part was read.
 CROP = 0.5
-TRAINING = Training(1e-3, times=2, batch=0.5, crop=CROP, **STEPS)
+TRAINING = Training(1e-3, times=2, batch=0.5, crop=CROP)
 SEEN = ("zero_shot", "grounding", "counterfactual")
 ASKED = (*SEEN, "unseen", "unseen grounding")
+READ_OUT = ("prompts", "label probe")
 
 
 def _row(name: str, value: int, *more: str, system: str = "medklip", crop: float = CROP, **options: Any) -> Row:
@@ -44,10 +45,10 @@ CODE = {**PAPER, "init_std": 0.02, "attention_start": 1.0}
 COLUMNS = (*ENTITIES, *(name for name in vocabulary()["entities"] if name not in ENTITIES))
 
 ROWS = (
-    _row("medklip", 3, "label probe", "random probe"),
+    _row("medklip", 4, *READ_OUT, "random probe"),
     # from told labels to entity queries, one part at a time: the labels' source, the head, the names, the position loss
     _row("labels_linear", 3, system="supervised"),
-    _row("filter_linear", 3, **FILTER),
+    _row("filter_linear", 4, *READ_OUT, **FILTER),
     _row("filter_attention", 3, head="attention", **FILTER),
     _row("medklip_onehot", 3, **TEXTLESS),
     _row("medklip_names_no_position", 3, position_weight=0.0, **NAMES),

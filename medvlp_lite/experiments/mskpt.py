@@ -7,11 +7,12 @@ from typing import Any
 from medvlp_lite.experiments.draws import Draw
 from medvlp_lite.experiments.profiles import Training
 from medvlp_lite.experiments.runner import Row, shuffled, whole
-from medvlp_lite.experiments.zero_shot import SHARED, STEPS
+from medvlp_lite.experiments.zero_shot import ASKED, HEADLINE, SHARED
+from medvlp_lite.experiments.zero_shot import DRAW as CHEST
 from medvlp_lite.studies import StudyDataset
 
-DRAW = Draw(cap=8000, screening=True)
-TRAINING = Training(1e-3, **STEPS)
+DRAW = Draw(screening=True)
+TRAINING = Training(1e-3)
 GLOBAL = {"token_weight": 0.0, "prototype_weight": 0.0}
 CATEGORIES: dict[str, dict[str, Any]] = {
     "mskpt_global": GLOBAL,
@@ -33,6 +34,23 @@ def _row(
 
 
 ROWS = (
+    # on phantoms with all findings, for the table of all systems
+    *(
+        Row(
+            name,
+            "mskpt",
+            CHEST,
+            TRAINING,
+            ASKED,
+            options=options,
+            validation="macro_auc",
+            headline=HEADLINE,
+            value=4,
+            parents=SHARED,
+        )
+        for name, options in {"mskpt_chest": {}, "mskpt_chest_global": GLOBAL}.items()
+    ),
+    # on a screening
     _row("mskpt", 3),
     _row("mskpt_global", 3, **GLOBAL),
     _row("mskpt_no_token", 3, **CATEGORIES["mskpt_no_token"]),

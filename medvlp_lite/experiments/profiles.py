@@ -49,7 +49,7 @@ class Profile:
 PROFILES = {
     "smoke": Profile(studies=320, steps=4, batch_size=16, seeds=1, name="smoke"),
     "read": Profile(studies=3000, steps=220, batch_size=64, seeds=1, name="read"),
-    "long": Profile(studies=20000, steps=1500, batch_size=64, seeds=3, precision="bf16", name="long"),
+    "long": Profile(studies=20000, steps=2000, batch_size=64, seeds=5, precision="bf16", name="long"),
     "full": Profile(
         studies=60000, steps=20000, batch_size=128, seeds=5, precision="bf16", image_size=224, lr_scale=0.1,
         systems=FULL_SYSTEMS, name="full",
@@ -68,13 +68,11 @@ def profile_of(profile: str) -> Profile:
 class Training:
     """How long and how fast a row learns, measured by its profile.
 
-    It takes ``share`` of the profile's steps up to ``cap``, but never less than ``least`` of them, ``times`` over.
+    It takes ``share`` of the profile's steps, ``times`` over, with ``batch`` of its batch size.
     """
 
     learning_rate: float = 1e-3
     share: float = 1.0
-    cap: int | None = None
-    least: float = 0.0
     times: int = 1
     batch: float = 1.0  # share of the profile's batch size
     weight_decay: float = 0.02
@@ -82,10 +80,8 @@ class Training:
 
     def config(self, profile: Profile, seed: int = 0) -> TrainingConfig:
         """The training configuration of one seed at a profile."""
-        wanted = int(self.share * profile.steps)
-        steps = max(1, min(wanted, self.cap or wanted), int(self.least * profile.steps))
         return TrainingConfig(
-            steps=self.times * steps,
+            steps=self.times * max(1, int(self.share * profile.steps)),
             batch_size=max(1, int(self.batch * profile.batch_size)),
             learning_rate=self.learning_rate * profile.lr_scale,
             weight_decay=self.weight_decay,

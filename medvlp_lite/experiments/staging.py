@@ -11,12 +11,12 @@ from medvlp_lite.experiments import mskpt
 from medvlp_lite.experiments.draws import PhantomData, with_labels
 from medvlp_lite.experiments.profiles import Profile, Training, build_system
 from medvlp_lite.experiments.runner import Row, plain_start
-from medvlp_lite.experiments.zero_shot import SHARED, STEPS
+from medvlp_lite.experiments.zero_shot import SHARED
 from medvlp_lite.records.record import RunRecord
 from medvlp_lite.studies import StudyDataset
 from medvlp_lite.systems.base import System
 
-TRAINING = Training(1e-3, **STEPS)  # the same for every row
+TRAINING = Training(1e-3)  # the same for every row
 ALONE = {"text_weight": 0.0, "data_weight": 0.0}
 PLAIN = {"weight": "none", "gate": False}
 WEIGHTS = {"linear": {}, "gate": {"patience": 60}, "none": {}}

@@ -46,29 +46,22 @@ def test_who_is_tested_in_a_small_run_was_never_trained_on_in_a_large_one(data):
     assert not trained & {study.patient_id for study in data.test.studies}
 
 
-def test_a_draw_is_capped_but_never_below_a_quarter():
-    assert [Draw(cap=9000).studies(PROFILES[name]) for name in ("smoke", "read", "long", "full")] == [
-        320,
-        3000,
-        9000,
-        15000,
-    ]
-    assert Draw().studies(PROFILES["long"]) == 20000
-    definition = Draw(cap=8000, screening=True, labels=0.25).definition(PROFILES["long"], 112)
-    assert definition == {
-        "studies": 8000,
-        "image_size": 112,
-        "screening": True,
-        "labels": 0.25,
-        "noise": 0.0,
-        "seed": 0,
-    }
+def test_a_draw_tells_all_that_decides_it():
+    definition = Draw(screening=True, labels=0.25).definition(PROFILES["long"], 112)
+    shares = {"labels": 0.25, "noise": 0.0, "repeat": 0.0}
+    assert definition == {"studies": 20000, "image_size": 112, "screening": True, "seed": 0, **shares}
+
+
+def test_reports_of_a_screening_repeat_as_often_as_asked():
+    profile = Profile(160, 1, 8, 1)
+    reports = [Draw(screening=True, repeat=share).data(profile, 32).train.reports for share in (0.0, 1.0)]
+    assert len(set(reports[1])) < 0.2 * len(reports[1]) < len(set(reports[0]))
 
 
 def test_rows_that_share_a_draw_share_its_data():
     profile = Profile(160, 1, 8, 1)
-    first = Draw(cap=8000, screening=True).data(profile, 112)
-    assert first is Draw(cap=8000, screening=True, labels=0.5, noise=0.2).data(replace(profile, steps=9), 112)
+    first = Draw(screening=True).data(profile, 112)
+    assert first is Draw(screening=True, labels=0.5, noise=0.2).data(replace(profile, steps=9), 112)
 
 
 def test_the_tokenizer_learns_further_words(data):

@@ -63,10 +63,9 @@ def test_a_twin_has_the_same_shape_and_other_weights():
 
 def test_training_takes_its_share_of_a_profile_by_hand():
     profile = Profile(studies=100, steps=1200, batch_size=64, seeds=1, precision="bf16", lr_scale=0.5)
-    config = Training(1e-3, share=0.5, cap=400, least=0.1, times=2, batch=0.5, crop=0.7).config(profile, 3)
-    assert (config.steps, config.batch_size, config.learning_rate, config.crop, config.seed) == (800, 32, 5e-4, 0.7, 3)
+    config = Training(1e-3, share=0.5, times=2, batch=0.5, crop=0.7).config(profile, 3)
+    assert (config.steps, config.batch_size, config.learning_rate, config.crop, config.seed) == (1200, 32, 5e-4, 0.7, 3)
     assert config.precision == "bf16"
-    assert Training(least=0.5, cap=100).config(profile).steps == 600, "a cap never goes below the least share"
     assert Training(share=0.1).config(Profile(1, 4, 2, 1)).steps == 1
 
 

@@ -48,7 +48,8 @@ def test_a_record_is_fresh_until_something_that_decides_it_changes(made):
     assert runner.stale(row, record, TINY) == ""
     changes = {
         "training.steps 6, now 3": (replace(row, training=replace(row.training, share=0.5)), TINY),
-        "draw.studies 120, now 60": (replace(row, draw=replace(row.draw, cap=60)), TINY),
+        "draw.studies 120, now 60": (row, replace(TINY, studies=60)),
+        "train_set whole, now shuffled": (replace(row, train_set=runner.shuffled), TINY),
         "config.dim 128, now 64": (replace(row, options={"dim": 64}), TINY),
         "measures": (replace(row, measures=("zero_shot",)), TINY),
         "seeds [0, 1], now [0, 1, 2]": (row, replace(TINY, seeds=3)),
@@ -127,7 +128,7 @@ def test_no_committed_record_contradicts_itself():
             settings = record.settings
             assert "plan" not in settings and "steps" not in settings and "studies" not in settings, name
             if not runner.stale(ROWS[name], record, LONG):
-                assert settings["draw"]["studies"] == ROWS[name].draw.studies(LONG), name
+                assert settings["draw"]["studies"] == LONG.studies, name
             assert settings["training"]["steps"] >= 1 and settings["parts"]["test"] < settings["draw"]["studies"]
 
 
