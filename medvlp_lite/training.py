@@ -119,6 +119,7 @@ def fit(
     log_every: int = 0,
     validate: Callable[[System], float] | None = None,
     validate_at: Sequence[int] | None = None,
+    keep_best: bool = False,
 ) -> History:
     """Train ``system`` on ``dataset`` and return what happened; the system is changed in place.
 
@@ -131,6 +132,8 @@ def fit(
         log: gets progress as text, every ``log_every`` steps.
         validate: a measure of the system, called in evaluation mode without gradient after each of the optimiser steps
             ``validate_at``, by default ``validation_steps(config.steps)``; see ``History.validation``.
+        keep_best: end with the weights of the highest point of the validation curve (early stopping); the points are then, by
+            default, the twelfths of the training.
 
     Raises:
         NonFiniteLossError: the loss is NaN or infinite.
@@ -140,7 +143,9 @@ def fit(
     dataset = dataset.with_inputs(system.text_inputs(dataset.reports, dataset.findings))
     optimizer = torch.optim.AdamW(_parameter_groups(system, config), config.learning_rate, (0.9, 0.98), fused=True)
     folder = Path(checkpoints) if checkpoints else None
-    points = set(validation_steps(config.steps) if validate_at is None else validate_at) if validate else set()
+    if validate_at is None:
+        validate_at = _evenly(config.steps) if keep_best else validation_steps(config.steps)
+    points, best = set(validate_at) if validate else set(), _Best(folder) if keep_best else None
     with _prepared(accelerator, system, optimizer) as (model, optimizer):
         history, start = _resume(accelerator, folder, config)
         loader = accelerator.prepare(_loader(dataset, config, start, accelerator.num_processes))
@@ -165,14 +170,42 @@ def fit(
             if (step + 1) in points:
                 losses.read()
                 progress.validate(validate, system)
+                if best:
+                    best.look(history, system)
             if (step + 1) % progress.every == 0 or step + 1 == config.steps:
                 losses.read()
                 progress.write()
             if folder and checkpoint_every and (step + 1) % checkpoint_every == 0 and step + 1 < config.steps:
                 losses.read()
                 _save(accelerator, folder, config, history, step + 1)
+    if best:
+        best.restore(system)
     system.eval()
     return history
+
+
+class _Best:
+    """The weights of the highest point of a validation curve, kept beside the checkpoints where there are any."""
+
+    def __init__(self, folder: Path | None):
+        self.file, self.state = folder / "best.pt" if folder else None, {}
+
+    def look(self, history: History, system: System) -> None:
+        """Keep the weights when the last point is the highest so far."""
+        values = [value for _, value in history.validation]
+        if values[-1] > max(values[:-1], default=-math.inf):
+            self.state = {name: value.detach().cpu().clone() for name, value in system.state_dict().items()}
+            if self.file:
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                torch.save(self.state, self.file)
+
+    def restore(self, system: System) -> None:
+        """Put them back."""
+        system.load_state_dict(self.state or torch.load(self.file, map_location="cpu"))
+
+
+def _evenly(steps: int, points: int = 12) -> list[int]:
+    return sorted({max(1, round(steps * (k + 1) / points)) for k in range(points)})
 
 
 def _augmented(batch: Batch, config: TrainingConfig) -> Batch:

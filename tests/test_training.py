@@ -68,6 +68,25 @@ def test_killed_and_resumed_equals_never_killed(data, tmp_path, killed_at):
     assert again.seconds > 0
 
 
+@pytest.mark.parametrize("killed_at", [None, 3, 6])
+def test_the_best_state_of_the_curve_is_kept_also_through_a_kill(data, tmp_path, killed_at):
+    """The curve is made to peak after step 4, whose weights are the best; the run goes on to step 7."""
+    system, states, steps = build(data), {}, iter(range(1, 100))
+
+    def peaked(system):
+        states[step := next(steps)] = {name: value.clone() for name, value in system.state_dict().items()}
+        return -abs(step - 4)
+
+    keep = {"checkpoints": tmp_path, "checkpoint_every": 2, "validate": peaked, "validate_at": range(1, 8)}
+    if killed_at:
+        with pytest.raises(Stop):
+            fit(build(data), data, CONFIG, **keep, keep_best=True, log=stop_after(killed_at), log_every=1)
+        steps = iter(range((killed_at - 1) // 2 * 2 + 1, 100))  # after the last checkpoint
+    history = fit(system, data, CONFIG, **keep, keep_best=True, log=None)
+    assert [value for _, value in history.validation] == [-3, -2, -1, 0, -1, -2, -3]
+    assert all(torch.equal(value, states[4][name]) for name, value in system.state_dict().items())
+
+
 def mean_score(system) -> float:
     """A measure that draws random numbers of its own, as a bootstrap does."""
     torch.rand(3)

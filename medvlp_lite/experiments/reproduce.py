@@ -19,7 +19,7 @@ import numpy as np
 
 from medvlp_lite.evaluation.intervals import Interval, prediction_interval
 from medvlp_lite.experiments.profiles import Profile, profile_of
-from medvlp_lite.experiments.runner import ROWS, Log, Row, place_of, row_of, run_row, run_seed, stale
+from medvlp_lite.experiments.runner import ROWS, Log, Row, committed, place_of, row_of, run_row, run_seed, stale
 from medvlp_lite.records.record import RunRecord, load_record
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -57,7 +57,7 @@ def schedule(rows: Iterable[Row], profile: Profile, out: Path) -> list[Job]:
 
     def add(row: Row, seed: int, needed: bool) -> None:
         done = not stale(row, load_record(row.name, profile.name, out), profile)
-        weights = (place_of(out, row, profile, seed) / "weights").is_dir()
+        weights = (place_of(out, row, profile, seed) / "weights").is_dir() or committed(row, profile, seed)
         if (row.name, seed) in order or (done and (weights or not needed)):
             return
         for parent in parents_of((row, seed), profile):

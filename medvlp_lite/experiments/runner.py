@@ -31,6 +31,7 @@ from medvlp_lite.records.record import (
     PACKAGE,
     REVISION,
     RunRecord,
+    load_record,
     peak_memory_mb,
     plain,
     write_whole,
@@ -96,6 +97,7 @@ class Row:
     start: Callable[[Row, PhantomData, Profile, int, Mapping[str, System]], System] = plain_start
     train_set: Callable[[Row, PhantomData, int], StudyDataset] = whole
     validation: str = ""  # a name in VALIDATION, for a curve
+    keep_best: bool = False  # the weights of the validation curve's highest point are kept, not the last
     headline: tuple[str, ...] = ()  # paths in a seed's entry that stand for the row
     value: int = 1  # rows of higher value run first
     seeds: int | None = None  # fewer than the profile's
@@ -140,6 +142,7 @@ def training_definition(row: Row, profile: Profile) -> dict[str, Any]:
         "training": asdict(row.training.config(profile)),
         "words": list(row.words),
         "validation": row.validation,
+        "keep_best": row.keep_best,
         "parents": {part: {name: training_key(row_of(name), profile)} for part, name in row.parents.items()},
     }
 
@@ -229,11 +232,7 @@ def train_seed(row: Row, profile: Profile, seed: int, out: Path, log: Log | None
     weights = place / "weights"
     if weights.is_dir():
         return weights
-    parents = {}
-    for part, name in row.parents.items():
-        parent = row_of(name)
-        own = seed if seed in parent.seeds_at(profile) else 0
-        parents[part] = System.from_pretrained(train_seed(parent, profile, own, out, log))
+    parents = {part: _parent(row_of(name), profile, seed, out, log) for part, name in row.parents.items()}
     data, config = row.data(profile, seed), row.training.config(profile, seed)
     torch.manual_seed(seed)
     system = row.start(row, data, profile, seed, parents)
@@ -243,7 +242,7 @@ def train_seed(row: Row, profile: Profile, seed: int, out: Path, log: Log | None
     history = fit(
         system, row.train_set(row, data, seed), config, checkpoints=place / "checkpoint",
         checkpoint_every=max(1, config.steps // 10), log=log,
-        validate=validate and (lambda system: validate(system, data)),
+        validate=validate and (lambda system: validate(system, data)), keep_best=row.keep_best,
     )  # fmt: skip
     known = {"losses": history.losses, "seconds": history.seconds, "validation": history.validation}
     _write(place / "history.json", known)
@@ -252,6 +251,25 @@ def train_seed(row: Row, profile: Profile, seed: int, out: Path, log: Log | None
     os.replace(partial, weights)
     shutil.rmtree(place / "checkpoint", ignore_errors=True)
     return weights
+
+
+def _parent(row: Row, profile: Profile, seed: int, out: Path, log: Log | None) -> System:
+    """This seed of a parent (seed 0 where it has fewer): as committed when that is what training would give, else trained."""
+    own = seed if seed in row.seeds_at(profile) else 0
+    return (
+        load_pretrained(row.name)
+        if committed(row, profile, own)
+        else System.from_pretrained(train_seed(row, profile, own, out, log))
+    )
+
+
+def committed(row: Row, profile: Profile, seed: int) -> bool:
+    """Whether the weights of this seed are committed, and were trained as the row would be today."""
+    record = load_record(row.name, profile.name)
+    if record is None or seed != record.seeds[0] or not (WEIGHTS / row.name).is_dir():
+        return False
+    now = plain(training_definition(row, profile))
+    return all(record.settings.get(key) == value for key, value in now.items())
 
 
 def _curves(row: Row, profile: Profile, place: Path) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def _row(
     return Row(
         name, "staging", replace(mskpt.DRAW, labels=labels, noise=noise), replace(TRAINING, times=times), ("staging",),
         options=options, parents={"teacher": teacher} if parents is None else parents, start=start, train_set=train_set,
-        validation="macro_f1", headline=("scores/accuracy", "scores/mean", "kappa"), value=value,
+        validation="macro_f1", keep_best=True, headline=("scores/accuracy", "scores/mean", "kappa"), value=value,
     )  # fmt: skip
 
 
