@@ -268,8 +268,8 @@ def committed(row: Row, profile: Profile, seed: int) -> bool:
     record = load_record(row.name, profile.name)
     if record is None or seed != record.seeds[0] or not (WEIGHTS / row.name).is_dir():
         return False
-    now = plain(training_definition(row, profile))
-    return all(record.settings.get(key) == value for key, value in now.items())
+    known, now = plain(record.settings), plain(training_definition(row, profile))
+    return all(known.get(key) == value for key, value in now.items())
 
 
 def _curves(row: Row, profile: Profile, place: Path) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def test_a_draw_tells_all_that_decides_it():
 
 def test_reports_of_a_screening_repeat_as_often_as_asked():
     profile = Profile(160, 1, 8, 1)
-    reports = [Draw(screening=True, repeat=share).data(profile, 32).train.reports for share in (0.0, 1.0)]
+    reports = [Draw(screening=True, repeat=share).data(profile, 64).train.reports for share in (0.0, 1.0)]
     assert len(set(reports[1])) < 0.2 * len(reports[1]) < len(set(reports[0]))
 
 

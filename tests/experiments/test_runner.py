@@ -1,3 +1,5 @@
+import hashlib
+import json
 import shutil
 from dataclasses import replace
 
@@ -92,13 +94,31 @@ def test_rows_start_from_parents_of_their_own_seed(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "train_seed", lambda row, profile, seed, *_: f"{row.name} {seed}")
     monkeypatch.setattr(runner.System, "from_pretrained", lambda folder: folder)
     for name, expected in {
-        "maco_pretrained": {"image": "maco_hr 2"},
+        "maco_pretrained": {"start": "start 0", "image": "maco_hr 2"},
         "staging": {"teacher": "mskpt 2"},
     }.items():
         seen.clear()
         with pytest.raises(InterruptedError):
             train(replace(ROWS[name], start=stop), replace(TINY, seeds=3), 2, tmp_path)
         assert seen == expected
+
+
+def test_a_parent_is_loaded_from_the_committed_weights_only_when_training_would_give_them(tmp_path, monkeypatch):
+    row, profile = ROWS["start"], replace(TINY, seeds=1, steps=2)
+    record = runner.run_row(replace(row, measures=()), profile, tmp_path)
+    (tmp_path / "weights" / "sha256.json").write_text(
+        json.dumps({"start": hashlib.sha256((tmp_path / "weights/start/model.safetensors").read_bytes()).hexdigest()})
+    )
+    monkeypatch.setattr(runner, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr(runner, "load_record", lambda name, profile: record)
+    assert runner.committed(row, profile, 0) and not runner.committed(row, profile, 1)
+    assert not runner.committed(row, replace(profile, steps=3), 0)
+    monkeypatch.setattr(runner, "fit", lambda *_, **__: pytest.fail("its weights are committed"))
+    seen = {}
+    stop = replace(ROWS["convirt"], start=lambda row, data, profile, seed, parents: seen.update(parents) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        runner.train_seed(stop, profile, 0, tmp_path / "child")
+    assert seen["start"].name == "unimodal"
 
 
 def test_work_is_kept_where_it_was_done_when_the_last_write_fails(made, tmp_path):
