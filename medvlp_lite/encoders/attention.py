@@ -1,4 +1,4 @@
-"""Attention as every encoder and decoder here computes it: fused on a GPU, written out on a CPU.
+"""Attention as every encoder and decoder here computes it: fused where that is faster, else written out.
 
 Built in chapter 05_masked_contrastive.
 """
@@ -12,10 +12,10 @@ import torch.nn.functional as F
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     """softmax(q k^T / sqrt(d)) v for q (..., n, d), k and v (..., m, d): (..., n, d).
 
-    Keys where ``mask`` (broadcast to (..., n, m)) is False are not seen. PyTorch's fused form is used on a GPU only: on a
-    CPU, with small heads in bfloat16, its backward pass is ten times slower than these three operations.
+    Keys where ``mask`` (broadcast to (..., n, m)) is False are not seen. PyTorch's fused form is used on a GPU, and where no
+    gradient is wanted: on a CPU, with small heads in bfloat16, its backward pass is ten times slower than these three operations.
     """
-    if q.is_cuda:
+    if q.is_cuda or not torch.is_grad_enabled():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     scores = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)
     if mask is not None:
