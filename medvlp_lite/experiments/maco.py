@@ -13,7 +13,7 @@ from typing import Any
 from medvlp_lite.experiments.draws import PhantomData
 from medvlp_lite.experiments.profiles import Profile, Training
 from medvlp_lite.experiments.runner import Row, plain_start, shuffled, with_encoders
-from medvlp_lite.experiments.zero_shot import DRAW, SHARED
+from medvlp_lite.experiments.zero_shot import DRAW, SHARED, longer
 from medvlp_lite.systems.base import System
 
 PAPER = {"text_pool": "mean", "affine": True, "trace_every": 20}
@@ -62,12 +62,15 @@ def _row(
     )  # fmt: skip
 
 
+MACO = _row("maco", 4, measures=(*CONTROLLED, "prompts", "counterfactual"))
+
 ROWS = (
     # one part after the other, at equal images
     _pretraining("maco_mae", 2, hr=False),
     _pretraining("maco_hr", 2, "random token probe"),
-    _row("maco_contrastive", 3, weighting="none"),
-    _row("maco", 4, measures=(*CONTROLLED, "prompts", "counterfactual")),
+    _row("maco_contrastive", 4, weighting="none"),
+    MACO,
+    longer(MACO),
     # masks x weighting; the arXiv version reconstructs what the encoder saw
     _row("maco_normalised", 3, measures=CONTROLLED, weighting="joint_normalised"),
     _row("maco_split", 2, weighting="split"),
@@ -88,7 +91,7 @@ ROWS = (
     _row("maco_pretrained", 2, how={"parents": {**SHARED, "image": "maco_hr"}}),
     _row("maco_random", 2, how={"parents": {}, "start": plain_start}),
     # controls
-    _row("maco_shuffled", 3, how={"train_set": shuffled}),
+    _row("maco_shuffled", 4, how={"train_set": shuffled}),
     _row(
         "maco_transplanted", 1, training=STILL, weighting="none",
         how={"parents": {"system": "maco_contrastive", "weights": "maco"}, "start": transplanted},

@@ -7,7 +7,7 @@ from typing import Any
 from medvlp_lite.experiments.draws import Draw
 from medvlp_lite.experiments.profiles import Training
 from medvlp_lite.experiments.runner import Row, shuffled, whole
-from medvlp_lite.experiments.zero_shot import ASKED, HEADLINE, SHARED
+from medvlp_lite.experiments.zero_shot import ASKED, CROP, HEADLINE, SHARED
 from medvlp_lite.experiments.zero_shot import DRAW as CHEST
 from medvlp_lite.studies import StudyDataset
 
@@ -33,25 +33,19 @@ def _row(
     )  # fmt: skip
 
 
+def _chest(name: str, **options: Any) -> Row:
+    return Row(
+        name, "mskpt", CHEST, replace(TRAINING, crop=CROP), ASKED, options=options, parents=SHARED, validation="macro_auc",
+        headline=HEADLINE, value=4,
+    )  # fmt: skip
+
+
 ROWS = (
     # on phantoms with all findings, for the table of all systems
-    *(
-        Row(
-            name,
-            "mskpt",
-            CHEST,
-            TRAINING,
-            ASKED,
-            options=options,
-            validation="macro_auc",
-            headline=HEADLINE,
-            value=4,
-            parents=SHARED,
-        )
-        for name, options in {"mskpt_chest": {}, "mskpt_chest_global": GLOBAL}.items()
-    ),
+    _chest("mskpt_chest"),
+    _chest("mskpt_chest_global", **GLOBAL),
     # on a screening
-    _row("mskpt", 3),
+    _row("mskpt", 4),
     _row("mskpt_global", 3, **GLOBAL),
     _row("mskpt_no_token", 3, **CATEGORIES["mskpt_no_token"]),
     _row("mskpt_no_prototype", 2, prototype_weight=0.0),

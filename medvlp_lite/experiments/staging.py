@@ -85,8 +85,8 @@ def _scratch(name: str, value: int = 2, **more: Any) -> Row:
 
 
 ROWS = (
-    _row("staging", 3),
-    _scratch("staging_scratch", 3),
+    _row("staging", 4),
+    _scratch("staging_scratch", 4),
     _scratch("staging_scratch_longer", times=3),
     _scratch("staging_random", parents={}),
     _row("staging_no_global", teacher="mskpt_no_global"),
