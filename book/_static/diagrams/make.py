@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 WIDTH, GAP, PAD, LINE = 360, 27, 6, 15
 TYPE = 12  # size; titles are bold
-GREY, INK = "#798089", "#1d2529"  # lines between boxes must be seen on white and on the dark page
+GREY, INK = "#737a83", "#1d2529"  # lines between boxes must be seen on white and on the dark page
 LOOKS = {  # ground, outline and its width
     "data": ("#ffffff", "#5c666e", 1.3),
     "trained": ("#e6eef3", "#2c5a75", 2.4),
@@ -101,15 +101,16 @@ def outline(box: Box, inset: float) -> str:
         return f"M{x + 8:g} {y:g}h{w - 16:g}l8 8v{h - 16:g}l-8 8h{16 - w:g}l-8 -8v{16 - h:g}z"
     r = 3 if box.look == "trained" else min(h / 2, 14)
     arcs = [f"a{r:g} {r:g} 0 0 1 {dx:g} {dy:g}" for dx, dy in ((r, r), (-r, r), (-r, -r), (r, -r))]
-    return f"M{x + r:g} {y:g}h{w - 2 * r:g}{arcs[0]}v{h - 2 * r:g}{arcs[1]}h{2 * r - w:g}{arcs[2]}v{2 * r - h:g}{arcs[3]}z"
+    right, down = w - 2 * r, h - 2 * r
+    return f"M{x + r:g} {y:g}h{right:g}{arcs[0]}v{down:g}{arcs[1]}h{-right:g}{arcs[2]}v{-down:g}{arcs[3]}z"
 
 
 def drawn_box(box: Box) -> str:
     dash = " d" if box.training else ""
     out = f'<path class="{box.look}" d="{outline(box, 0)}"/><path class="{box.look}-{dash}" d="{outline(box, 2)}"/>'
     for number, text in enumerate(box.lines):
-        place = f'x="{box.x + box.width / 2:g}" y="{box.y + PAD + LINE * number + 11.5:g}"'
-        out += f'<text {place}{" class=" + chr(34) + "t" + chr(34) if not number else ""}>{escape(text)}</text>'
+        x, y, bold = box.x + box.width / 2, box.y + PAD + LINE * number + 11.5, "" if number else ' class="t"'
+        out += f'<text{bold} x="{x:g}" y="{y:g}">{escape(text)}</text>'
     return out
 
 
@@ -189,10 +190,10 @@ DIAGRAMS = {
             Box("decoder", 3, 0, 236, "trained", ("decoder", "2 layers: queries look at places", "→ 12 × 128 (K-6, K-7)")),
             Box("exist", 4, 18, 104, "trained", ("head: there?", "→ 12 × 2")),
             Box("where", 4, 134, 102, "trained training", ("head: where?", "→ 12 × 256")),
-            Box("answer", 5, 0, 108, "answer", ("score (K-11)", "map: attention", "(K-12)")),
+            Box("answer", 5, 0, 108, "answer", ("score, map", "map: attention", "(K-12)")),
             Box("position", 5, 134, 102, "loss", ("position", "(K-9)", "× 0.3 (K-10)")),
             Box("places", 5, 252, 96, "fixed training", ("text model", "1 true place,", "7 others:", "8 × 256 (K-5)")),
-            Box("existence", 6, 0, 236, "loss", ("existence", "entities that the report names (K-8)")),
+            Box("existence", 6, 0, 236, "loss", ("existence", "entities the report names (K-8)")),
         ),
         (
             "image > encoder", "entities > words", "report > filter", "encoder > mlp", "words > queries", "mlp > decoder",
