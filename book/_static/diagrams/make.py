@@ -131,7 +131,7 @@ def legend(top: float) -> str:
     for number, name in enumerate(LEGEND):
         x, y = 8 + 113 * (number % 3), top + 4 + 31 * (number // 3)
         kind = name if name in LOOKS else "trained training"
-        swatch = replace(Box(name, 0, x, 30, kind, ("",), y))
+        swatch = Box(name, 0, x, 30, kind, ("",), y)
         out += drawn_box(swatch).split("<text")[0] + f'<text class="l" x="{x + 36}" y="{y + 18:g}">{name}</text>'
     return out
 
@@ -190,7 +190,7 @@ DIAGRAMS = {
             Box("decoder", 3, 0, 236, "trained", ("decoder", "2 layers: queries look at places", "→ 12 × 128 (K-6, K-7)")),
             Box("exist", 4, 18, 104, "trained", ("head: there?", "→ 12 × 2")),
             Box("where", 4, 134, 102, "trained training", ("head: where?", "→ 12 × 256")),
-            Box("answer", 5, 0, 108, "answer", ("score, map", "map: attention", "(K-12)")),
+            Box("answer", 5, 0, 108, "answer", ("score", "map: attention", "(K-12)")),
             Box("position", 5, 134, 102, "loss", ("position", "(K-9)", "× 0.3 (K-10)")),
             Box("places", 5, 252, 96, "fixed training", ("text model", "1 true place,", "7 others:", "8 × 256 (K-5)")),
             Box("existence", 6, 0, 236, "loss", ("existence", "entities the report names (K-8)")),
