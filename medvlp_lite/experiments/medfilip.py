@@ -7,10 +7,10 @@ from typing import Any
 
 from medvlp_lite.experiments.profiles import Training
 from medvlp_lite.experiments.runner import Row, shuffled, whole
-from medvlp_lite.experiments.zero_shot import CROP, DRAW, SHARED, longer
+from medvlp_lite.experiments.zero_shot import DRAW, SHARED, longer
 from medvlp_lite.phantom.patients import ENTITIES
 
-TRAINING = Training(2e-3, crop=CROP)
+TRAINING = Training(1e-3)
 HARD = {"use_ssm": False, "use_iki": False}
 SIMILARITY = {
     model: {"use_iki": False, "similarity_model": model} for model in ("reports", "words", "minilm", "ontology")

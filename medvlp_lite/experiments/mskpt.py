@@ -7,7 +7,7 @@ from typing import Any
 from medvlp_lite.experiments.draws import Draw
 from medvlp_lite.experiments.profiles import Training
 from medvlp_lite.experiments.runner import Row, shuffled, whole
-from medvlp_lite.experiments.zero_shot import ASKED, CROP, HEADLINE, SHARED
+from medvlp_lite.experiments.zero_shot import ASKED, HEADLINE, SHARED
 from medvlp_lite.experiments.zero_shot import DRAW as CHEST
 from medvlp_lite.studies import StudyDataset
 
@@ -35,7 +35,7 @@ def _row(
 
 def _chest(name: str, **options: Any) -> Row:
     return Row(
-        name, "mskpt", CHEST, replace(TRAINING, crop=CROP), ASKED, options=options, parents=SHARED, validation="macro_auc",
+        name, "mskpt", CHEST, TRAINING, ASKED, options=options, parents=SHARED, validation="macro_auc",
         headline=HEADLINE, value=4,
     )  # fmt: skip
 
