@@ -142,8 +142,8 @@ def training_definition(row: Row, profile: Profile) -> dict[str, Any]:
         "training": asdict(row.training.config(profile)),
         "words": list(row.words),
         "validation": row.validation,
-        "keep_best": row.keep_best,
         "parents": {part: {name: training_key(row_of(name), profile)} for part, name in row.parents.items()},
+        **({"keep_best": True} if row.keep_best else {}),
     }
 
 
