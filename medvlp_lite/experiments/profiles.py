@@ -6,7 +6,7 @@ Built in chapter 03_contrastive_baseline.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from medvlp_lite.encoders.text import ReportTokenizer
@@ -39,6 +39,7 @@ class Profile:
     image_size: int = 112  # pixels, where a system has no size of its own
     lr_scale: float = 1.0  # multiplies every row's learning rate: wide encoders bear less
     systems: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # options of each system at this size
+    first: int = 0  # the first seed
     name: str = "own"
 
     def options(self, system: str) -> dict[str, Any]:
@@ -55,6 +56,8 @@ PROFILES = {
         systems=FULL_SYSTEMS, name="full",
     ),
 }  # fmt: skip
+PROFILES["confirmation"] = replace(PROFILES["long"], first=100, name="confirmation")
+"""The long profile on draws 100 to 104, which are opened once, at the end, for claims whose rows are all decided."""
 
 
 def profile_of(profile: str) -> Profile:

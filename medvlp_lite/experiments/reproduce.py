@@ -65,7 +65,7 @@ def schedule(rows: Iterable[Row], profile: Profile, out: Path) -> list[Job]:
         order[row.name, seed] = row, seed
 
     rows = list(rows)
-    for seed in range(profile.seeds):
+    for seed in sorted({seed for row in rows for seed in row.seeds_at(profile)}):
         for row in rows:
             if seed in row.seeds_at(profile):
                 add(row, seed, needed=False)
@@ -117,7 +117,7 @@ def reproduce(
 def parents_of(job: Job, profile: Profile) -> list[Job]:
     """What a seed of a row starts from: the same seed of its parents, or seed 0 of one that has fewer."""
     rows = [row_of(name) for name in job[0].parents.values()]
-    return [(row, job[1] if job[1] in row.seeds_at(profile) else 0) for row in rows]
+    return [(row, job[1] if job[1] in row.seeds_at(profile) else row.seeds_at(profile)[0]) for row in rows]
 
 
 def _next(waiting: list[Job], workers: Sequence[_Worker], failed: set, profile: Profile, log: Log) -> Job | None:

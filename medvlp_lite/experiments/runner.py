@@ -106,7 +106,9 @@ class Row:
 
     def seeds_at(self, profile: Profile) -> list[int]:
         """The seeds of a record at a profile."""
-        return list(range(min(self.seeds or DRAWS[self.value], profile.seeds)))
+        count = min(self.seeds or DRAWS[self.value], profile.seeds)
+        first = 0 if self.seeds == 1 else profile.first  # what others start from is the same for all
+        return list(range(first, first + count))
 
     @property
     def runnable(self) -> bool:
@@ -256,7 +258,7 @@ def train_seed(row: Row, profile: Profile, seed: int, out: Path, log: Log | None
 
 def _parent(row: Row, profile: Profile, seed: int, out: Path, log: Log | None) -> System:
     """This seed of a parent (seed 0 where it has fewer): as committed when that is what training would give, else trained."""
-    own = seed if seed in row.seeds_at(profile) else 0
+    own = seed if seed in row.seeds_at(profile) else row.seeds_at(profile)[0]
     return (
         load_pretrained(row.name)
         if committed(row, profile, own)
@@ -266,7 +268,7 @@ def _parent(row: Row, profile: Profile, seed: int, out: Path, log: Log | None) -
 
 def committed(row: Row, profile: Profile, seed: int) -> bool:
     """Whether the weights of this seed are committed, and were trained as the row would be today."""
-    record = load_record(row.name, profile.name)
+    record = load_record(row.name)
     if record is None or seed != record.seeds[0] or not (WEIGHTS / row.name).is_dir():
         return False
     known, now = plain(record.settings), plain(training_definition(row, profile))
@@ -338,6 +340,7 @@ def run_row(
     record.settings = {
         **definition(row, profile),
         "fingerprint": fingerprint(row, profile),
+        "confirmation": profile.first > 0,
         "parts": done[0]["parts"],
         "weights": {str(seed): one["weights"] for seed, one in zip(seeds, done)},
     }

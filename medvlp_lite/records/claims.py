@@ -19,6 +19,7 @@ from medvlp_lite.evaluation.intervals import Interval, mean_ci
 from medvlp_lite.records.measures import DATA, MEASURES
 from medvlp_lite.records.record import REVISION, RunRecord, load_record, results_folder
 from medvlp_lite.records.statistics import (
+    INCONCLUSIVE,
     SUPPORTED,
     VERDICTS,
     holm,
@@ -187,9 +188,14 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """What is printed: the raw verdict where controls hold and no row has collapsed, else why there is none."""
+        """What is printed: the raw verdict where controls hold and no row has collapsed, else why there is none.
+
+        One draw decides nothing, not even about a control.
+        """
         if not self.effect:
             return NOT_RUN
+        if len(self.effect.seeds) < 2:
+            return INCONCLUSIVE
         if not self.positive:
             return NO_CONTROL
         if self.positive != SUPPORTED or self.negative == SUPPORTED:

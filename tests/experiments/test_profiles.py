@@ -1,10 +1,10 @@
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
 from medvlp_lite.encoders.text import ReportTokenizer
-from medvlp_lite.experiments import PROFILES, ROWS, Profile, Training, build_system, profile_of
+from medvlp_lite.experiments import PROFILES, ROWS, Profile, Training, build_system, profile_of, runner
 from medvlp_lite.experiments.profiles import FULL_SYSTEMS, system_config, untrained_twin
 
 FULL = PROFILES["full"]
@@ -72,3 +72,12 @@ def test_training_takes_its_share_of_a_profile_by_hand():
 def test_unknown_profiles_are_refused():
     with pytest.raises(ValueError, match="no profile 'tiny'; use one of smoke"):
         profile_of("tiny")
+
+
+def test_confirmation_is_the_long_profile_on_draws_that_nothing_else_opens():
+    long, last = PROFILES["long"], PROFILES["confirmation"]
+    assert replace(last, first=0, name="long") == long and last.first == 100
+    row, start = ROWS["medklip"], ROWS["start"]
+    assert row.seeds_at(last) == [100, 101, 102, 103, 104] and start.seeds_at(last) == [0], "the shared start stays"
+    assert not {row.draw.seed + s for row in ROWS.values() for s in row.seeds_at(long)} & set(row.seeds_at(last))
+    assert runner.training_key(row, last) == runner.training_key(row, long), "everything is frozen"

@@ -110,7 +110,7 @@ def test_a_parent_is_loaded_from_the_committed_weights_only_when_training_would_
         json.dumps({"start": hashlib.sha256((tmp_path / "weights/start/model.safetensors").read_bytes()).hexdigest()})
     )
     monkeypatch.setattr(runner, "WEIGHTS", tmp_path / "weights")
-    monkeypatch.setattr(runner, "load_record", lambda name, profile: record)
+    monkeypatch.setattr(runner, "load_record", lambda name: record)
     assert runner.committed(row, profile, 0) and not runner.committed(row, profile, 1)
     assert not runner.committed(row, replace(profile, steps=3), 0)
     monkeypatch.setattr(runner, "fit", lambda *_, **__: pytest.fail("its weights are committed"))
