@@ -12,7 +12,7 @@ from medvlp_lite.records.record import REVISION, RunRecord, results_folder
 
 TINY = Profile(studies=120, steps=6, batch_size=8, seeds=2, name="tiny")
 LONG = PROFILES["long"]
-PRETRAINED = ("maco_hr", "start")  # a start for other rows, which cannot be asked anything
+PRETRAINED = ("maco_hr", "start", "start_vit")  # a start for other rows, which cannot be asked anything
 REFERENCES = sorted(folder.name for folder in experiments.WEIGHTS.glob("*") if folder.is_dir())
 
 
@@ -156,7 +156,9 @@ def test_no_committed_record_contradicts_itself():
 def test_reference_weights_are_small_whole_and_backed_by_a_record(name):
     assert (experiments.WEIGHTS / name / "model.safetensors").stat().st_size <= 4_000_000
     system, record = experiments.load_pretrained(name), experiments.load_record(name)
-    assert system.name == ("unimodal" if name == "start" else name.split("_")[0]) and record.seeds[0] == 0
+    assert (
+        system.name == {"start": "unimodal", "start_vit": "maco"}.get(name, name.split("_")[0]) and record.seeds[0] == 0
+    )
     assert name in PRETRAINED or len(record.seeds) >= 3 or record.settings["revision"] == REVISION
     assert record.commit and not record.commit.endswith("+changes")
 
