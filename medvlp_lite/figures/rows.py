@@ -15,6 +15,7 @@ from medvlp_lite.evaluation.intervals import mean_ci
 from medvlp_lite.figures.curves import WIDTH
 from medvlp_lite.figures.style import MARKERS
 from medvlp_lite.figures.systems import values_by_seed
+from medvlp_lite.records.measures import MEASURES
 from medvlp_lite.records.record import RunRecord
 
 NOT_RUN = "not run yet"
@@ -35,12 +36,19 @@ def difference(records: Mapping[str, RunRecord], before: str, after: str, measur
     return [found[1][seed] - found[0][seed] for seed in sorted(found[0].keys() & found[1].keys())]
 
 
+def wide_enough(limits: tuple[float, float], measure: str) -> tuple[float, float]:
+    """Limits of an axis, widened to at least four times the smallest difference in ``measure`` that matters."""
+    short = max(0.0, 4 * MEASURES[measure].delta - (limits[1] - limits[0])) / 2
+    return limits[0] - short, limits[1] + short
+
+
 def plot_rows(
-    records: Mapping[str, RunRecord], names: Mapping[str, str], panels: Mapping[str, Mapping[str, str]], *, title: str
-) -> Figure:
+    records: Mapping[str, RunRecord], names: Mapping[str, str], panels: Mapping[str, Mapping[str, str]], *,
+    title: str, chance: Mapping[str, float] | None = None,
+) -> Figure:  # fmt: skip
     """Every row of ``names`` (row -> label) in every panel (axis label -> series -> measure): mean, 95 % interval, each draw a dot.
 
-    The label says how many draws a row has; one without a record keeps its line, empty.
+    The label says how many draws a row has; one without a record keeps its line, empty. ``chance`` draws a line in panels.
     """
     height = 1.3 + 0.27 * len(names)
     figure, grid = plt.subplots(
@@ -58,7 +66,10 @@ def plot_rows(
                     interval = mean_ci(values)
                     axes.plot([interval.low, interval.high], [line + offset] * 2, color=look["color"], linewidth=1.3)
                     axes.plot(interval.value, line + offset, MARKERS[place], markersize=6, **look)
-        axes.set_xlabel(label)
+        if label in (chance or {}):
+            axes.axvline(chance[label], color="0.5", linewidth=1, linestyle=":", label="chance")
+        axes.margins(x=0.1)
+        axes.set(xlabel=label, xlim=wide_enough(axes.get_xlim(), measure))
         axes.grid(axis="y", color="0.92")
     grid[0, 0].set_yticks(range(len(names)), [f"{label} ({_draws(records.get(n))})" for n, label in names.items()])
     grid[0, 0].set_ylim(len(names) - 0.5, -0.5)
