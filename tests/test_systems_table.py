@@ -53,5 +53,5 @@ def test_learning_curves_show_every_draw_and_name_each_row_once():
     figure = plot_learning({"medklip": record("medklip", 0.9, 0.91), "convirt": record("convirt", 0.7)}, title="Curves")
     left, right = figure.axes
     assert len(left.lines) == len(right.lines) == 3
-    assert [text.get_text() for text in left.get_legend().get_texts()] == ["MedKLIP", "ConVIRT"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["MedKLIP", "ConVIRT"]
     assert left.lines[0].get_ydata()[0] == pytest.approx(1)

@@ -5,6 +5,7 @@ Built in chapter 03_contrastive_baseline.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
@@ -12,7 +13,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from medvlp_lite.evaluation.intervals import mean_ci
-from medvlp_lite.figures.curves import legend_below
 from medvlp_lite.figures.style import LINES, MARKERS
 from medvlp_lite.records.measures import MEASURES
 from medvlp_lite.records.record import REVISION, RunRecord, load_record
@@ -97,7 +97,7 @@ def _cell(values: Mapping[int, float], best: bool) -> str:
 
 def plot_learning(records: Mapping[str, RunRecord], *, title: str, names: Mapping[str, str] = SYSTEMS) -> Figure:
     """Training loss, as a share of its first mean, and validation measure of each row by images seen; every draw is a line."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(6.4, 3.0), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(6.4, 3.4), layout="constrained")
     for place, (name, record) in enumerate(records.items()):
         for draw, run in enumerate(record.metrics["runs"]):
             curve, label = run["curve"], names.get(name, name) if draw == 0 else None
@@ -112,6 +112,6 @@ def plot_learning(records: Mapping[str, RunRecord], *, title: str, names: Mappin
     right.set(xlabel="thousand images seen", ylabel="validation measure")
     right.set_xscale("log", base=2)
     right.xaxis.set_major_formatter("{x:g}")
-    figure.suptitle(title, fontsize="medium", fontweight="bold", x=0.01, ha="left")
-    legend_below(left, columns=2)
+    figure.suptitle(textwrap.fill(title, 64), fontsize="medium", fontweight="bold", x=0.01, ha="left")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize="small")
     return figure
