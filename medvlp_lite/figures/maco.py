@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from medvlp_lite.evaluation.intervals import Interval, mean_ci
-from medvlp_lite.figures.curves import WIDTH, legend_below
+from medvlp_lite.figures.curves import WIDTH
 from medvlp_lite.figures.style import LINES, MARKERS
 from medvlp_lite.figures.systems import values_by_seed
 from medvlp_lite.records import MEASURES, Comparison, RunRecord
@@ -41,6 +41,12 @@ CONTROLS = {
 }
 """The maps of ``evaluation.importance.map_controls`` in words."""
 VERBS = {SUPPORTED: "raises", CONTRADICTED: "lowers", NO_DIFFERENCE: "makes no difference that matters to"}
+ALONE = "has one draw so far, so no interval, of"
+
+
+def _legend(figure: Figure | SubFigure, axes: Axes, columns: int) -> None:
+    """What the axes name, below the whole figure."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=columns, fontsize="small")
 
 
 def written(values: Sequence[float], digits: int = 3) -> str:
@@ -75,21 +81,18 @@ def dial_sentence(records: Mapping[str, RunRecord], measure: str = "AUC") -> str
     if not found:
         return f"No weighted row was run beside its unweighted one yet, so the dial says nothing of {title}."
     low, high = (pick(found.values(), key=lambda one: one.value).value for pick in (min, max))
-    count = f"{len(found)} of {len(DIAL) - len(MASKS)} weighted cells"
-    start = (
-        f"In {count} that were run beside their unweighted one, weighting moves {title} by {low:+.3f} to {high:+.3f}: "
+    cells = {verb: [] for verb in (*VERBS.values(), "is undecided about", ALONE)}
+    for cell, one in found.items():
+        said = verdict_of(one, MEASURES[measure].delta)
+        cells[ALONE if np.isnan(one.low) else VERBS.get(said, "is undecided about")].append(cell)
+    parts = [f"{verb} it with {_listed(own)}" for verb, own in cells.items() if own]
+    matters = [verb for verb in (VERBS[SUPPORTED], VERBS[CONTRADICTED]) if cells[verb]]
+    whole = len(cells[VERBS[NO_DIFFERENCE]]) == len(DIAL) - len(MASKS)
+    answer = "it can matter" if matters else "it does not matter" if whole else "the question is open"
+    return (
+        f"Of {len(DIAL) - len(MASKS)} weighted cells {len(found)} were run beside the unweighted row of their masks. Weighting "
+        f"moves {title} by {low:+.3f} to {high:+.3f}: it {'; it '.join(parts)}. So {answer}."
     )
-    open_cells = [cell for cell, one in found.items() if np.isnan(one.low)]
-    says = {cell: verdict_of(one, MEASURES[measure].delta) for cell, one in found.items() if cell not in open_cells}
-    parts = []
-    for verdict, verb in VERBS.items():
-        if cells := [cell for cell, said in says.items() if said == verdict]:
-            parts.append(f"it {verb} it with {_listed(cells)}")
-    if cells := [cell for cell, said in says.items() if said not in VERBS]:
-        parts.append(f"it is undecided with {_listed(cells)}")
-    if open_cells:
-        parts.append(f"one draw so far, so no interval, with {_listed(open_cells)}")
-    return f"{start}{'; '.join(parts)}."
 
 
 def _listed(cells: Sequence[tuple[str, str]]) -> str:
@@ -111,7 +114,7 @@ def plot_dial(records: Mapping[str, RunRecord]) -> Figure:
         axes.plot([], [], "x", color="0.4", label="not run yet")
         axes.set_xticks(range(len(WEIGHTINGS)), list(WEIGHTINGS), rotation=40, ha="right")
         axes.set(title=title, xlim=(-0.5, len(WEIGHTINGS) - 0.5))
-    legend_below(panels[0], drop=0.95)
+    _legend(figure, panels[0], 3)
     return figure
 
 
@@ -154,7 +157,7 @@ def plot_controls(records: Mapping[str, RunRecord | None]) -> Figure:
         axes.set(title=f"{title}, small findings")
     panels[0].set_yticks(range(len(CONTROLS)), list(CONTROLS.values()))
     panels[0].set_ylim(len(CONTROLS) - 0.5, -0.5)
-    legend_below(panels[0], columns=2, drop=0.35)
+    _legend(figure, panels[0], 2)
     return figure
 
 
@@ -175,31 +178,29 @@ def plot_weights(
     ``panels``: title -> name -> lines (x, y), one for each draw; a line of one point is a mark. ``levels``: title -> a dotted
     line at what untrained weights have. ``label`` names the colour scale.
     """
-    figure = plt.figure(figsize=(WIDTH, 4.7), layout="constrained")
-    layout = figure.add_gridspec(2, 12, height_ratios=(1, 1.15))
-    upper = [figure.add_subplot(layout[0, part[0] : part[-1] + 1]) for part in np.array_split(range(12), len(maps))]
+    figure = plt.figure(figsize=(WIDTH, 4.9), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=(1, 1.4))
     limits = min(map(np.min, maps.values())), max(map(np.max, maps.values()))
+    upper = above.subplots(1, len(maps), squeeze=False)[0]
     for axes, (title, values) in zip(upper, maps.items()):
         shown = axes.imshow(values, cmap="magma", vmin=limits[0], vmax=limits[1])
         outline_lungs(axes, area)
         axes.set_title(title)
-    figure.colorbar(shown, ax=upper, label=label, shrink=0.9)
+    above.colorbar(shown, ax=upper, label=label, shrink=0.9)
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
-    for start, (title, lines) in zip((0, 6), panels.items()):
-        axes = figure.add_subplot(layout[1, start : start + 6])
+    lower = below.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, lines) in zip(lower, panels.items()):
         for name, draws in lines.items():
-            _curves(axes, draws, names.index(name))
+            for x, y in draws:
+                axes.plot(x, y, **_look(names.index(name)), marker=MARKERS[names.index(name)] if len(x) < 2 else None)
         axes.axhline(levels[title], color="0.4", linestyle=":")
         axes.set(xlabel=xlabel, title=title)
-        if not start:
-            for place, name in enumerate(names):
-                _curves(axes, [((), ())], place, label=name)
-            axes.plot([], [], ":", color="0.4", label="untrained weights")
-            legend_below(axes, columns=2)
+    for place, name in enumerate(names):
+        lower[0].plot([], [], **_look(place), marker=MARKERS[place], label=name)
+    lower[0].plot([], [], ":", color="0.4", label="where training starts")
+    _legend(below, lower[0], 2)
     return figure
 
 
-def _curves(axes: Axes, draws: Sequence[tuple[Sequence, Sequence]], place: int, label: str | None = None) -> None:
-    for x, y in draws:
-        mark = MARKERS[place] if len(x) < 2 else None
-        axes.plot(x, y, LINES[place % len(LINES)], color=f"C{place}", marker=mark, markersize=5, label=label)
+def _look(place: int) -> dict[str, object]:
+    return {"color": f"C{place}", "linestyle": LINES[place % len(LINES)], "markersize": 5}

@@ -97,7 +97,7 @@ def _cell(values: Mapping[int, float], best: bool) -> str:
 
 def plot_learning(records: Mapping[str, RunRecord], *, title: str, names: Mapping[str, str] = SYSTEMS) -> Figure:
     """Training loss, as a share of its first mean, and validation measure of each row by images seen; every draw is a line."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(6.4, 3.0), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(6.4, 3.0))
     for place, (name, record) in enumerate(records.items()):
         for draw, run in enumerate(record.metrics["runs"]):
             curve, label = run["curve"], names.get(name, name) if draw == 0 else None
@@ -113,5 +113,6 @@ def plot_learning(records: Mapping[str, RunRecord], *, title: str, names: Mappin
     right.set_xscale("log", base=2)
     right.xaxis.set_major_formatter("{x:g}")
     figure.suptitle(title, fontsize="medium", fontweight="bold", x=0.01, ha="left")
+    figure.tight_layout()
     legend_below(left, columns=2)
     return figure
