@@ -69,15 +69,15 @@ def test_the_dial_compares_rows_of_the_same_masks():
     [
         (0.65 + NOISE + [0, 1e-3, 0], "it raises it with joint", "it can matter"),
         (0.55 + NOISE + [0, 1e-3, 0], "it lowers it with joint", "it can matter"),
-        (0.6 + NOISE[::-1], "it is undecided about it with joint", "question is open"),
-        (0.6 + NOISE + [0, 1e-4, -1e-4], "makes no difference that matters to it with joint", "question is open"),
-        ([0.7], "one draw so far, so no interval, of it with joint", "question is open"),
+        (0.6 + NOISE[::-1], "it is undecided with joint", "question is open"),
+        (0.6 + NOISE + [0, 1e-4, -1e-4], "it makes no difference that matters with joint", "question is open"),
+        ([0.7], "one draw so far, and no interval, with joint", "question is open"),
     ],
 )
 def test_the_sentence_of_the_dial_follows_the_result(aucs, says, answer):
     known = {"maco_contrastive": record("a", 0.6 + NOISE[: len(aucs)]), "maco": record("b", aucs)}
     sentence = dial_sentence(known)
-    assert says in sentence and sentence.endswith(f"{answer}.") and "Of 8 weighted cells 1 were run" in sentence
+    assert says in sentence and sentence.endswith(f"{answer}.") and sentence.startswith("1 of 8 weighted cells")
 
 
 def test_a_dial_that_makes_no_difference_anywhere_says_so_and_an_empty_one_says_nothing():

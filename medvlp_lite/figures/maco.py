@@ -18,7 +18,7 @@ from medvlp_lite.figures.style import LINES, MARKERS
 from medvlp_lite.figures.systems import values_by_seed
 from medvlp_lite.records import MEASURES, Comparison, RunRecord
 from medvlp_lite.records.measures import small
-from medvlp_lite.records.statistics import CONTRADICTED, NO_DIFFERENCE, SUPPORTED, verdict_of
+from medvlp_lite.records.statistics import CONTRADICTED, INCONCLUSIVE, NO_DIFFERENCE, SUPPORTED, verdict_of
 
 WEIGHTINGS = {
     "none": "_contrastive", "split": "_split", "joint": "", "joint, mean 1": "_normalised", "first version": "_arxiv",
@@ -40,8 +40,14 @@ CONTROLS = {
     "lesion prior": "own, times usual place",
 }
 """The maps of ``evaluation.importance.map_controls`` in words."""
-VERBS = {SUPPORTED: "raises", CONTRADICTED: "lowers", NO_DIFFERENCE: "makes no difference that matters to"}
-ALONE = "has one draw so far, so no interval, of"
+ALONE = "one draw"
+SAYS = {
+    SUPPORTED: "it raises it with {}",
+    CONTRADICTED: "it lowers it with {}",
+    NO_DIFFERENCE: "it makes no difference that matters with {}",
+    INCONCLUSIVE: "it is undecided with {}",
+    ALONE: "there is one draw so far, and no interval, with {}",
+}
 
 
 def _legend(figure: Figure | SubFigure, axes: Axes, columns: int) -> None:
@@ -81,17 +87,18 @@ def dial_sentence(records: Mapping[str, RunRecord], measure: str = "AUC") -> str
     if not found:
         return f"No weighted row was run beside its unweighted one yet, so the dial says nothing of {title}."
     low, high = (pick(found.values(), key=lambda one: one.value).value for pick in (min, max))
-    cells = {verb: [] for verb in (*VERBS.values(), "is undecided about", ALONE)}
+    moves = f"{low:+.3f} to {high:+.3f}" if len(found) > 1 else f"{low:+.3f}"
+    cells: dict[str, list] = {verdict: [] for verdict in SAYS}
     for cell, one in found.items():
-        said = verdict_of(one, MEASURES[measure].delta)
-        cells[ALONE if np.isnan(one.low) else VERBS.get(said, "is undecided about")].append(cell)
-    parts = [f"{verb} it with {_listed(own)}" for verb, own in cells.items() if own]
-    matters = [verb for verb in (VERBS[SUPPORTED], VERBS[CONTRADICTED]) if cells[verb]]
-    whole = len(cells[VERBS[NO_DIFFERENCE]]) == len(DIAL) - len(MASKS)
-    answer = "it can matter" if matters else "it does not matter" if whole else "the question is open"
+        cells[ALONE if np.isnan(one.low) else verdict_of(one, MEASURES[measure].delta)].append(cell)
+    parts = "; ".join(SAYS[verdict].format(_listed(own)) for verdict, own in cells.items() if own)
+    all_cells = len(DIAL) - len(MASKS)
+    matters = cells[SUPPORTED] or cells[CONTRADICTED]
+    nowhere = len(cells[NO_DIFFERENCE]) == all_cells
+    answer = "it can matter" if matters else "it does not matter" if nowhere else "the question is open"
     return (
-        f"Of {len(DIAL) - len(MASKS)} weighted cells {len(found)} were run beside the unweighted row of their masks. Weighting "
-        f"moves {title} by {low:+.3f} to {high:+.3f}: it {'; it '.join(parts)}. So {answer}."
+        f"{len(found)} of {all_cells} weighted cells were run beside the unweighted row of their masks. Weighting moves {title} "
+        f"by {moves}: {parts}. So {answer}."
     )
 
 
@@ -113,7 +120,9 @@ def plot_dial(records: Mapping[str, RunRecord]) -> Figure:
             axes.plot([], [], **look, label=mask)
         axes.plot([], [], "x", color="0.4", label="not run yet")
         axes.set_xticks(range(len(WEIGHTINGS)), list(WEIGHTINGS), rotation=40, ha="right")
-        axes.set(title=title, xlim=(-0.5, len(WEIGHTINGS) - 0.5))
+        middle, half = np.mean(axes.get_ylim()), np.ptp(axes.get_ylim()) / 2
+        half = max(half, 4 * MEASURES[measure].delta)  # else a difference that does not matter would fill the panel
+        axes.set(title=title, xlim=(-0.5, len(WEIGHTINGS) - 0.5), ylim=(middle - half, middle + half))
     _legend(figure, panels[0], 3)
     return figure
 
