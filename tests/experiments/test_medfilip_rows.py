@@ -36,7 +36,7 @@ def test_shuffled_reports_are_those_of_other_studies():
 
 
 def test_rows_share_data_training_and_measures():
-    assert len({(row.draw, row.training, row.measures[:4]) for row in MINE}) == 1
+    assert len({(row.draw, row.training, row.measures[:4]) for row in MINE if row.name != "medfilip_longer"}) == 1
     assert ROWS["medfilip"].training.config(LONG).batch_size == ROWS["convirt"].training.config(LONG).batch_size
 
 
