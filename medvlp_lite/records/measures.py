@@ -14,7 +14,6 @@ import numpy as np
 import yaml
 
 LARGE_FINDINGS = ("cardiomegaly", "edema", "pneumoconiosis")  # fill half of the chest: any map hits them
-OWN_TAU = 0.02  # MaCo's temperature of the weight map at test time
 DATA = Path(__file__).parent / "data"
 Run = Mapping[str, Any]
 Read = Callable[..., float]  # of a run, and of the run that it is compared with
