@@ -31,7 +31,7 @@ def test_an_answer_follows_the_sign_of_the_difference():
 
 def test_no_answer_is_drawn_from_what_is_missing_short_or_collapsed():
     low, one = record("none", 0.6), record("all", 0.9)
-    assert dials.answer(LABELS, {"none": low}, WORDS) == "not known yet; it needs a record of all"
+    assert dials.answer(LABELS, {"none": low}, WORDS) == "not known yet, for want of a record"
     assert dials.answer(LABELS, {"none": low, "all": one}, WORDS) == "no answer from one draw (AUC 0.600 to 0.900)"
     fallen = record("all", 0.9, 0.8, confusion=[[5, 0], [5, 0]])
     assert "all collapsed" in dials.answer(LABELS, {"none": low, "all": fallen}, WORDS)
@@ -40,7 +40,7 @@ def test_no_answer_is_drawn_from_what_is_missing_short_or_collapsed():
 def test_the_state_of_rows_counts_records_draws_and_the_collapsed():
     assert dials.state_of(["a", "b"], {}) == "none of the 2 rows has a record yet"
     one = {"a": record("a", 0.5)}
-    assert dials.state_of(["a", "b"], one) == "1 of 2 rows have a record (one draw each, so no interval)"
+    assert dials.state_of(["a", "b"], one) == "1 of 2 rows has a record (one draw each, so no interval)"
     fallen = {**one, "b": record("b", 0.5, 0.6, confusion=[[5, 0], [5, 0]])}
     assert dials.state_of(["a", "b"], fallen).endswith(
         "(1 to 2 draws; one draw has no interval); collapsed, so not drawn: b"

@@ -46,7 +46,7 @@ def state_of(names: Iterable[str], records: Records) -> str:
     many = "one draw each, so no interval" if counts == [1] else f"{counts[0]} draws each"
     many = many if len(counts) == 1 else f"{counts[0]} to {counts[-1]} draws; one draw has no interval"
     fallen = [record.name for record in found if record.collapsed]
-    return f"{len(found)} of {len(names)} rows have a record ({many})" + (
+    return f"{len(found)} of {len(names)} rows {'have' if len(found) > 1 else 'has'} a record ({many})" + (
         f"; collapsed, so not drawn: {', '.join(fallen)}" if fallen else ""
     )
 
@@ -55,13 +55,13 @@ def answer(comparison: Comparison, records: Records, words: Mapping[str, str]) -
     """``words`` by verdict on a comparison, as a clause with its numbers; what is missing where there is no verdict."""
     try:
         effect = comparison.effect(records)
-    except LookupError as error:
-        return f"not known yet; it needs {error.args[0]}"
+    except LookupError:
+        return "not known yet, for want of a record"
     rows = (comparison.baseline, comparison.treatment)
     if fallen := [row for row in dict.fromkeys(rows) if records[row].collapsed]:
         return f"no answer, because {' and '.join(fallen)} collapsed"
     if not effect.seeds:
-        return f"not known yet; {' and '.join(rows)} share no draw"
+        return "not known yet, for want of a draw that both rows have"
     numbers = f"{comparison.measure} {np.mean(effect.before):.3f} to {np.mean(effect.after):.3f}"
     if len(effect.seeds) == 1:
         return f"no answer from one draw ({numbers})"
