@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medvlp_lite.evaluation.classification import Interval, auc_table
-from medvlp_lite.figures.curves import plot_calibration, plot_confusion, plot_intervals, plot_losses, plot_roc
+from medvlp_lite.figures.curves import plot_calibration, plot_intervals, plot_losses, plot_roc
 from medvlp_lite.figures.embeddings import plot_map, project
 from medvlp_lite.figures.grounding import describe_finding, draw_heatmap, heat_bar, show_studies
 from medvlp_lite.figures.style import use_style
@@ -31,7 +31,6 @@ def test_curves_draw_with_title_and_axis_names():
         plot_roc(labels, scores, table.per_class, ["a", "b"], title="roc"),
         plot_intervals({"a": {"x": Interval(0.6, 0.5, 0.7), "y": Interval(0.8, float("nan"), float("nan"))}}, title="t", xlabel="AUC", chance=0.5),
         plot_calibration({"one": (labels[:, 0], generator.random(80))}, title="calibration"),
-        plot_confusion(np.array([[5, 1], [2, 7]]), ["no", "yes"], title="confusion"),
     ]  # fmt: skip
     for axes in drawn:
         assert axes.get_title(loc="left") and axes.get_xlabel()

@@ -77,7 +77,10 @@ def severity_labels(dataset: StudyDataset, classes: Sequence[Label]) -> np.ndarr
 
 
 def fine_grained(system: MedFILIP, data: Parts, images: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Severity x category: accuracy and F1 of the subclasses of the five most common findings, and severities alone."""
+    """Severity x category: accuracy and F1 of the subclasses of the five most common findings, and severities alone.
+
+    "presence_auc" orders severe before mild by the mean score of all severities, which says only how surely the finding is there.
+    """
     seen = Counter(f.entity for study in data.train.studies for f in study.findings if f.present)
     common = [name for name, _ in seen.most_common(5)]
     classes = [Label(severity, None, name) for name in ENTITIES for severity in SEVERITIES]
@@ -85,7 +88,7 @@ def fine_grained(system: MedFILIP, data: Parts, images: dict[str, np.ndarray]) -
     labels = {part: severity_labels(getattr(data, part), classes) for part in images}
     columns = [i for i, label in enumerate(classes) if label.category in common]
     result = mean_max_f1({p: labels[p][:, columns] for p in labels}, {p: scores[p][:, columns] for p in scores})
-    accuracy, order = {}, []
+    accuracy, order, presence = {}, [], []
     for start in range(0, len(classes), 3):
         truth, asked = (part["test"][:, start : start + 3] for part in (labels, scores))
         there = truth.sum(axis=1) == 1
@@ -95,12 +98,14 @@ def fine_grained(system: MedFILIP, data: Parts, images: dict[str, np.ndarray]) -
         level = asked == asked.max(axis=1, keepdims=True)  # equal scores: chance decides
         accuracy[classes[start].category] = float((truth * level / level.sum(axis=1, keepdims=True)).sum(axis=1).mean())
         order.append(auc(truth[extreme, 2], asked[extreme, 2] - asked[extreme, 0]))
+        presence.append(auc(truth[extreme, 2], asked[extreme].mean(axis=1)))
     return {
         **result,
         "findings": common,
         "severity_accuracy": float(np.mean(list(accuracy.values()))) if accuracy else float("nan"),
         "severity_accuracy_of": accuracy,
         "severity_auc": float(np.nanmean(order)) if np.isfinite(order).any() else float("nan"),
+        "presence_auc": float(np.nanmean(presence)) if np.isfinite(presence).any() else float("nan"),
     }
 
 

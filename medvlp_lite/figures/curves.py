@@ -1,4 +1,4 @@
-"""Curves and intervals: loss, ROC, calibration, confusion, comparisons with spread.
+"""Curves and intervals: loss, ROC, calibration, comparisons with spread.
 
 Every figure is at most 6.5 inches wide, so that its text stays readable on a page, and its legend stands below the axes.
 """
@@ -11,7 +11,6 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.transforms import ScaledTranslation
 
@@ -142,18 +141,4 @@ def plot_calibration(
         xlabel="predicted probability", ylabel="observed share", title=title, xlim=(0, 1), ylim=(0, 1), aspect="equal"
     )
     legend_below(axes, columns=1)
-    return axes
-
-
-def plot_confusion(
-    counts: np.ndarray, names: Sequence[str], *, title: str, rows: str = "truth", columns: str = "answer"
-) -> Axes:
-    """Counts with row shares as shade: what stands in row r, column c was r and was called c."""
-    _, axes = plt.subplots(figsize=(min(WIDTH, 1.6 + 0.75 * len(names)), 1.2 + 0.6 * len(names)))
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    sns.heatmap(
-        shares, annot=counts.astype(int), fmt="d", cmap="Blues", vmin=0, vmax=1, xticklabels=names, yticklabels=names,
-        cbar_kws={"label": f"share of the {rows} row"}, ax=axes,
-    )  # fmt: skip
-    axes.set(xlabel=columns, ylabel=rows, title=title)
     return axes
