@@ -132,7 +132,7 @@ def test_a_weight_map_is_transplanted_and_nothing_else_moves():
     assert torch.equal(before["importance_score.weight"], donor.importance_score.weight)
     fit(system, tiny_data().train, row.training.config(TINY), log=None)
     for name, tensor in system.state_dict().items():
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() and name != "weight_trace":  # which notes the map at every so many steps
             assert torch.allclose(tensor, before[name], atol=1e-9, equal_nan=True), name
 
 

@@ -176,7 +176,9 @@ def test_reference_weights_answer_better_than_chance_on_new_phantoms():
         if name not in PRETRAINED and not name.startswith("staging")  # asked about stages instead
     }
     for name, score in scores.items():
-        assert score > (0.65 if of_today(name) else 0.55), scores
+        record = experiments.load_record(name)
+        known = record.metrics.get("macro_auc_over_seeds", {}).get("value", 0.6)
+        assert score > (known - 0.1 if of_today(name) else 0.55) and (score > 0.5), (name, scores)
 
 
 def test_reference_stagers_know_new_phantoms_better_than_the_most_frequent_stage():
