@@ -21,6 +21,11 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def half(self) -> float:
+        """Half of a symmetric interval, as from ``mean_ci``; NaN without bounds."""
+        return self.high - self.value
+
     def __str__(self) -> str:
         return f"{self.value:.3f}" + ("" if np.isnan(self.low) else f" [{self.low:.3f}, {self.high:.3f}]")
 

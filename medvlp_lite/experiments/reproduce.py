@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
+from functools import cache
 from multiprocessing import connection, get_all_start_methods, get_context, parent_process
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ def states(profile: Profile, folder: Path | None = None) -> dict[str, str]:
 
 
 Job = tuple[Row, int]  # a row and a seed
+DONE = "done"
 
 
 def schedule(rows: Iterable[Row], profile: Profile, out: Path) -> list[Job]:
@@ -55,8 +57,12 @@ def schedule(rows: Iterable[Row], profile: Profile, out: Path) -> list[Job]:
     """
     order: dict[tuple[str, int], Job] = {}
 
+    @cache
+    def fresh(name: str) -> bool:
+        return not stale(row_of(name), load_record(name, profile.name, out), profile)
+
     def add(row: Row, seed: int, needed: bool) -> None:
-        done = not stale(row, load_record(row.name, profile.name, out), profile)
+        done = fresh(row.name)
         weights = (place_of(out, row, profile, seed) / "weights").is_dir() or committed(row, profile, seed)
         if (row.name, seed) in order or (done and (weights or not needed)):
             return
@@ -115,9 +121,8 @@ def reproduce(
 
 
 def parents_of(job: Job, profile: Profile) -> list[Job]:
-    """What a seed of a row starts from: the same seed of its parents, or seed 0 of one that has fewer."""
-    rows = [row_of(name) for name in job[0].parents.values()]
-    return [(row, job[1] if job[1] in row.seeds_at(profile) else row.seeds_at(profile)[0]) for row in rows]
+    """What a seed of a row starts from."""
+    return [(row, row.seed_for(job[1], profile)) for row in map(row_of, job[0].parents.values())]
 
 
 def _next(waiting: list[Job], workers: Sequence[_Worker], failed: set, profile: Profile, log: Log) -> Job | None:
@@ -138,15 +143,8 @@ def _next(waiting: list[Job], workers: Sequence[_Worker], failed: set, profile: 
 
 def _publish_done(row: Row, profile: Profile, out: Path) -> None:
     """Write the record of the seeds that are done."""
-    run_row(
-        row,
-        profile,
-        out,
-        [seed for seed in row.seeds_at(profile) if (place_of(out, row, profile, seed) / "run.json").is_file()],
-    )
-
-
-DONE = "done"
+    done = [seed for seed in row.seeds_at(profile) if (place_of(out, row, profile, seed) / "run.json").is_file()]
+    run_row(row, profile, out, done)
 
 
 class _Worker:

@@ -110,6 +110,11 @@ class Row:
         first = 0 if self.seeds == 1 else profile.first  # what others start from is the same for all
         return list(range(first, first + count))
 
+    def seed_for(self, seed: int, profile: Profile) -> int:
+        """The seed of this row that another row's ``seed`` starts from: the same, or the first where it has fewer."""
+        known = self.seeds_at(profile)
+        return seed if seed in known else known[0]
+
     @property
     def runnable(self) -> bool:
         """Whether what it needs is installed."""
@@ -257,8 +262,8 @@ def train_seed(row: Row, profile: Profile, seed: int, out: Path, log: Log | None
 
 
 def _parent(row: Row, profile: Profile, seed: int, out: Path, log: Log | None) -> System:
-    """This seed of a parent (seed 0 where it has fewer): as committed when that is what training would give, else trained."""
-    own = seed if seed in row.seeds_at(profile) else row.seeds_at(profile)[0]
+    """This seed of a parent: as committed when that is what training would give, else trained."""
+    own = row.seed_for(seed, profile)
     return (
         load_pretrained(row.name)
         if committed(row, profile, own)

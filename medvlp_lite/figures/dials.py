@@ -33,7 +33,7 @@ def written(value: Interval | None) -> str:
     """The mean with half of its interval, the mean alone for one draw, or a dash."""
     if value is None:
         return "–"
-    return f"{value.value:.3f}" + ("" if np.isnan(value.low) else f" ± {value.high - value.value:.3f}")
+    return f"{value.value:.3f}" + ("" if np.isnan(value.half) else f" ± {value.half:.3f}")
 
 
 def state_of(names: Iterable[str], records: Records) -> str:
@@ -102,7 +102,7 @@ def plot_dial(
             known = {place: mean for place, mean in known.items() if mean}
             if not known:
                 continue
-            half = np.nan_to_num([mean.high - mean.value for mean in known.values()])
+            half = np.nan_to_num([mean.half for mean in known.values()])
             handles[name] = ax.errorbar(
                 list(known), [mean.value for mean in known.values()], half,
                 fmt=MARKERS[number] + LINES[number % 4], color=f"C{number}", capsize=3, markersize=5, linewidth=1.4,

@@ -17,6 +17,7 @@ from medvlp_lite.figures.curves import WIDTH
 from medvlp_lite.figures.style import LINES, MARKERS
 from medvlp_lite.figures.systems import values_by_seed
 from medvlp_lite.records import MEASURES, Comparison, RunRecord
+from medvlp_lite.records.claims import NOT_RUN
 from medvlp_lite.records.measures import small
 from medvlp_lite.records.statistics import CONTRADICTED, INCONCLUSIVE, NO_DIFFERENCE, SUPPORTED, verdict_of
 
@@ -58,10 +59,9 @@ def _legend(figure: Figure | SubFigure, axes: Axes, columns: int) -> None:
 def written(values: Sequence[float], digits: int = 3) -> str:
     """A mean over draws with half of its 95 % interval; one draw, or none, is said in words."""
     if not len(values):
-        return "not run yet"
+        return NOT_RUN
     interval = mean_ci(list(values))
-    alone = len(values) == 1
-    spread = "(one draw)" if alone else f"± {interval.value - interval.low:.{digits}f}"
+    spread = "(one draw)" if len(values) == 1 else f"± {interval.half:.{digits}f}"
     return f"{interval.value:.{digits}f} {spread}"
 
 
@@ -118,7 +118,7 @@ def plot_dial(records: Mapping[str, RunRecord]) -> Figure:
                 _draws(axes, x + 0.24 * place - 0.12, values, place, level=weighting == "none")
             look = {"color": f"C{place}", "marker": MARKERS[place], "linestyle": "none"}
             axes.plot([], [], **look, label=mask)
-        axes.plot([], [], "x", color="0.4", label="not run yet")
+        axes.plot([], [], "x", color="0.4", label=NOT_RUN)
         axes.set_xticks(range(len(WEIGHTINGS)), list(WEIGHTINGS), rotation=40, ha="right")
         middle, half = np.mean(axes.get_ylim()), np.ptp(axes.get_ylim()) / 2
         half = max(half, 4 * MEASURES[measure].delta)  # else a difference that does not matter would fill the panel
@@ -133,7 +133,7 @@ def _draws(axes: Axes, x: float, values: Sequence[float], place: int, level: boo
         axes.plot(x, 0.02, "x", color=f"C{place}", transform=axes.get_xaxis_transform(), clip_on=False)
         return
     interval = mean_ci(values)
-    error = np.nan_to_num(interval.value - interval.low)
+    error = np.nan_to_num(interval.half)
     axes.errorbar(x, interval.value, error, fmt=MARKERS[place], color=f"C{place}", capsize=3, markersize=6)
     axes.plot([x + 0.09] * len(values), values, ".", color=f"C{place}", markersize=3, alpha=0.6)
     if level:
@@ -158,9 +158,7 @@ def plot_controls(records: Mapping[str, RunRecord | None]) -> Figure:
             height = 0.22 * (place - (len(records) - 1) / 2)
             points = [(one, row + height) for row, own in enumerate(values.values()) for one in own]
             look = {"color": f"C{place}", "marker": MARKERS[place], "linestyle": "none", "markersize": 5}
-            axes.plot(
-                *(zip(*points) if points else ((), ())), **look, label=label if points else f"{label}: not run yet"
-            )
+            axes.plot(*(zip(*points) if points else ((), ())), **look, label=label if points else f"{label}: {NOT_RUN}")
             if points:
                 axes.axvline(np.mean(values["own"]), color=f"C{place}", linestyle=LINES[place + 1], linewidth=0.9)
         axes.set(title=f"{title}, small findings")

@@ -15,10 +15,9 @@ from medvlp_lite.evaluation.intervals import mean_ci
 from medvlp_lite.figures.curves import WIDTH
 from medvlp_lite.figures.style import MARKERS
 from medvlp_lite.figures.systems import values_by_seed
+from medvlp_lite.records.claims import NOT_RUN
 from medvlp_lite.records.measures import MEASURES
 from medvlp_lite.records.record import RunRecord
-
-NOT_RUN = "not run yet"
 
 
 def in_words(values: Sequence[float], sign: bool = False) -> str:

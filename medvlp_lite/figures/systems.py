@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from medvlp_lite.evaluation.intervals import mean_ci
 from medvlp_lite.figures.style import LINES, MARKERS
 from medvlp_lite.records.measures import MEASURES
-from medvlp_lite.records.record import REVISION, RunRecord, load_record
+from medvlp_lite.records.record import RunRecord, load_record
 from medvlp_lite.records.statistics import ALPHA, p_value
 
 SYSTEMS = {
@@ -45,7 +45,7 @@ COLUMNS = {
 def known_records(names: Mapping[str, str] = SYSTEMS) -> dict[str, RunRecord]:
     """The committed records of today's phantom among these rows."""
     found = {name: load_record(name) for name in names}
-    return {name: record for name, record in found.items() if record and record.settings.get("revision") == REVISION}
+    return {name: record for name, record in found.items() if record and record.of_today}
 
 
 def values_by_seed(record: RunRecord, measure: str) -> dict[int, float]:
@@ -90,7 +90,7 @@ def _cell(values: Mapping[int, float], best: bool) -> str:
     if not values:
         return "<td>–</td>"
     interval = mean_ci(list(values.values()))
-    half = "" if np.isnan(interval.low) else f' <span class="spread">± {interval.value - interval.low:.3f}</span>'
+    half = "" if np.isnan(interval.half) else f' <span class="spread">± {interval.half:.3f}</span>'
     text = f"{interval.value:.3f}{half}"
     return f"<td><strong>{text}</strong></td>" if best else f"<td>{text}</td>"
 

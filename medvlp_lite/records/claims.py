@@ -17,7 +17,7 @@ import yaml
 
 from medvlp_lite.evaluation.intervals import Interval, mean_ci
 from medvlp_lite.records.measures import DATA, MEASURES
-from medvlp_lite.records.record import REVISION, RunRecord, load_record, results_folder
+from medvlp_lite.records.record import RunRecord, load_record, results_folder
 from medvlp_lite.records.statistics import (
     INCONCLUSIVE,
     SUPPORTED,
@@ -269,7 +269,7 @@ def results(profile: str = "long", folder: Path | None = None) -> dict[str, Resu
     A record of an earlier revision, made on other phantoms or measured in another way, decides no claim.
     """
     files = sorted((folder or results_folder()).glob(f"*-{profile}.json"))
-    known = [record for record in map(RunRecord.load, files) if record.settings.get("revision") == REVISION]
+    known = [record for record in map(RunRecord.load, files) if record.of_today]
     records = {record.name: record for record in known}
     claims = [claim for system in TITLES for claim in read_claims(DATA / f"{system}.yaml")]
     return {result.claim.id: result for result in assess_all(claims, records)}

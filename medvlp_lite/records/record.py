@@ -92,6 +92,11 @@ class RunRecord:
         return all(last_doubling(curve["images"], curve["values"]) < FITTED_BELOW for curve in curves)
 
     @property
+    def of_today(self) -> bool:
+        """Whether it was made on the phantom of today and measured as today: only then does it decide a claim."""
+        return self.settings.get("revision") == REVISION
+
+    @property
     def confirmation(self) -> bool:
         """Whether the run was made on the draws that are opened once, at the end."""
         return bool(self.settings.get("confirmation"))

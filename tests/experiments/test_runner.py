@@ -8,7 +8,7 @@ import pytest
 from medvlp_lite import experiments
 from medvlp_lite.evaluation.zero_shot import zero_shot
 from medvlp_lite.experiments import PROFILES, ROWS, Profile, runner
-from medvlp_lite.records.record import REVISION, RunRecord, results_folder
+from medvlp_lite.records.record import RunRecord, results_folder
 
 TINY = Profile(studies=120, steps=6, batch_size=8, seeds=2, name="tiny")
 LONG = PROFILES["long"]
@@ -159,13 +159,13 @@ def test_reference_weights_are_small_whole_and_backed_by_a_record(name):
     assert (
         system.name == {"start": "unimodal", "start_vit": "maco"}.get(name, name.split("_")[0]) and record.seeds[0] == 0
     )
-    assert name in PRETRAINED or len(record.seeds) >= 3 or record.settings["revision"] == REVISION
+    assert name in PRETRAINED or len(record.seeds) >= 3 or record.of_today
     assert record.commit and not record.commit.endswith("+changes")
 
 
 def of_today(name):
     """Whether reference weights learned from the phantom of today; those of an earlier one see new films in the tests below."""
-    return experiments.load_record(name).settings.get("revision") == REVISION
+    return experiments.load_record(name).of_today
 
 
 def test_reference_weights_answer_better_than_chance_on_new_phantoms():
