@@ -122,7 +122,8 @@ def plot_intervals(
     axes.set(xlabel=xlabel)
     axes.set_title(textwrap.fill(title, 52))
     if len(series) > 1 or chance is not None:
-        legend_below(axes, columns=2 if any(len(name) > 20 for name in series) else 4)
+        wide = any(len(name) > 20 for name in series) or sum(map(len, series)) > 40
+        legend_below(axes, columns=2 if wide else 4)
     return axes
 
 

@@ -161,7 +161,7 @@ def plot_controls(records: Mapping[str, RunRecord | None]) -> Figure:
             axes.plot(*(zip(*points) if points else ((), ())), **look, label=label if points else f"{label}: {NOT_RUN}")
             if points:
                 axes.axvline(np.mean(values["own"]), color=f"C{place}", linestyle=LINES[place + 1], linewidth=0.9)
-        axes.set(title=f"{title}, small findings")
+        axes.set(title=title, xlabel="mean over small findings")
     panels[0].set_yticks(range(len(CONTROLS)), list(CONTROLS.values()))
     panels[0].set_ylim(len(CONTROLS) - 0.5, -0.5)
     _legend(figure, panels[0], 2)
