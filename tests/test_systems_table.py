@@ -44,6 +44,10 @@ def test_the_table_bolds_the_best_but_not_the_bound_and_marks_what_has_not_conve
     assert "0.950 <span" in table and "<td>–</td>" in table, "what a record does not hold is a dash"
 
 
+def test_rows_of_one_draw_are_not_compared():
+    assert "<strong>" not in systems_table({name: record(name, 0.9) for name in ("medklip", "convirt")})
+
+
 def test_a_measure_that_a_record_lacks_has_no_value():
     assert values_by_seed(record("convirt", 0.7), "AUC") == {0: 0.7}
     assert values_by_seed(record("convirt", 0.7), "pointing") == {}

@@ -28,7 +28,7 @@ MEANING = {
     "supported": "the interval lies above 0: the effect that the paper claims is there",
     "contradicted": "the interval lies below 0: the effect has the opposite sign",
     "no difference": "the interval lies inside ±δ: if there is an effect, it is too small to matter",
-    "inconclusive": "the interval reaches both ways: this test cannot tell",
+    "inconclusive": "the interval reaches both ways, or there is one draw and no interval: this test cannot tell",
     COLLAPSED: "a row hardly ever gives one of the classes as its answer; no verdict is drawn from it",
     CONTROL_FAILED: "the test did not find an effect that must be there, or found one that must not",
     NO_CONTROL: "no row exists that shows that this test could see such an effect; the interval is listed, without a verdict",

@@ -70,11 +70,14 @@ def ties(columns: Mapping[str, Mapping[int, float]]) -> set[str]:
 def systems_table(records: Mapping[str, RunRecord] | None = None, bound: str = "supervised") -> str:
     """The table as HTML: mean over seeds with half of its 95 % interval; bold where a row is best or tied with the best.
 
-    ``bound`` stands first and is not compared. A row whose validation curve still moved at the end carries a mark.
+    ``bound`` stands first and is not compared, nor is a row of one draw. A row whose validation curve still moved at the end carries a mark.
     """
     records = known_records() if records is None else records
     found = {title: {n: values_by_seed(r, measure) for n, r in records.items()} for title, measure in COLUMNS.items()}
-    marked = {title: ties({n: v for n, v in column.items() if n != bound}) for title, column in found.items()}
+    compared = {
+        title: {n: v for n, v in column.items() if n != bound and len(v) > 1} for title, column in found.items()
+    }
+    marked = {title: ties(column) for title, column in compared.items()}
     head = "".join(f'<th scope="col">{title}</th>' for title in ("system", *COLUMNS, "draws"))
     rows = []
     for name, record in records.items():
